@@ -1,0 +1,65 @@
+"""The `mambabyte` command: verbs by name, errors as sentences, exit codes 0 (done), 1 (failed) and 2 (usage)."""
+
+import errno
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+from mambabyte import __version__
+from mambabyte.cli.console import UsageError, complain
+
+VERBS = {
+    "train": "Train a byte model on files, and resume it.",
+    "evaluate": "Bits per byte of any files.",
+    "generate": "Continue a prompt, byte by byte.",
+    "info": "Size, cost and pattern of a model or preset.",
+}
+
+
+def build_app() -> App:
+    """The command tree; a verb's module is imported when the verb is called."""
+    app = App(name="mambabyte", help="Language models on raw bytes.", version=__version__, result_action="return_value")
+    for verb, summary in VERBS.items():
+        app.command(f"mambabyte.cli.{verb}:{verb}", name=verb, help=summary)
+    return app
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command line and exit with its code."""
+    sys.exit(run(argv))
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit code instead of exiting."""
+    app = build_app()
+    try:
+        app(argv, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        complain(str(error).strip())
+        return 2
+    except UsageError as error:
+        complain(str(error))
+        return 2
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # `mambabyte generate ... | head`: the reader has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        complain(_os_sentence(error))
+        return 1
+    except (ValueError, RuntimeError, MemoryError) as error:
+        complain(str(error) or type(error).__name__)
+        return 1
+    return 0
+
+
+def _os_sentence(error: OSError) -> str:
+    name = f"{error.filename}: " if error.filename is not None else ""
+    if error.errno == errno.ENOSPC:
+        return f"{name}the disk is full; free some space and run the same command again"
+    return f"{name}{error.strerror or error}"

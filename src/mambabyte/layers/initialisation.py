@@ -1,0 +1,51 @@
+"""Which initial value? Every weight's answer, in one place.
+
+Sources: the Mamba paper, https://arxiv.org/abs/2312.00752, section 3.6 and its released code; S4D-real,
+https://arxiv.org/abs/2206.11893.
+
+| weight | initial value |
+|---|---|
+| embedding | N(0, 0.02) |
+| head (when it has its own weight) | U(+-1 / sqrt(width)) |
+| in_proj, x_proj | U(+-1 / sqrt(fan in)) |
+| dt_proj weight | U(+-rank^-1/2) |
+| dt bias | softplus^-1 of a log-uniform step in [1e-3, 0.1], floored at 1e-4 |
+| A_log | log(1..N) in every channel |
+| D | 1 |
+| conv weight and bias | U(+-1 / sqrt(taps)) |
+| out_proj | U(+-1 / sqrt(fan in)) / sqrt(number of layers) |
+| norm weight, bias | 1, 0 |
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 0.1, 1e-4
+EMBEDDING_STD = 0.02
+
+
+def uniform_fan_in(weight: Tensor, fan_in: int | None = None, gain: float = 1.0) -> None:
+    """Fill with U(+-gain / sqrt(fan in)); the fan in is the last dimension unless given."""
+    bound = gain / math.sqrt(fan_in or weight.shape[-1])
+    with torch.no_grad():
+        weight.uniform_(-bound, bound)
+
+
+def embedding(weight: Tensor) -> None:
+    """Fill with N(0, 0.02)."""
+    with torch.no_grad():
+        weight.normal_(0.0, EMBEDDING_STD)
+
+
+def decay(d_inner: int, d_state: int) -> Tensor:
+    """A_log (channels, states) float32 with A = -exp(A_log) = -1, -2, ..., -N in every channel (S4D-real)."""
+    return torch.log(torch.arange(1, d_state + 1, dtype=torch.float32)).repeat(d_inner, 1)
+
+
+def step_bias(d_inner: int) -> Tensor:
+    """dt bias (channels,) float32 such that softplus(bias) is log-uniform in [1e-3, 0.1]."""
+    low, high = math.log(DT_MIN), math.log(DT_MAX)
+    dt = torch.exp(torch.rand(d_inner) * (high - low) + low).clamp(min=DT_FLOOR)
+    return dt + torch.log(-torch.expm1(-dt))  # the inverse of softplus

@@ -1,0 +1,46 @@
+"""Contract of the norm: what callers may rely on, whichever backend computes it."""
+
+import torch
+from torch import Tensor
+
+from mambabyte.ops import checks
+from mambabyte.ops.norm import reference
+
+KINDS = ("rms", "layer")
+
+
+def norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    residual: Tensor | None = None,
+    eps: float = 1e-5,
+    kind: str = "rms",
+    out_dtype: torch.dtype | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Add x to the residual stream and normalise the sum: returns (y, stream), stream = x + residual.
+
+    RMSNorm (https://arxiv.org/abs/1910.07467) or LayerNorm (https://arxiv.org/abs/1607.06450) over the last dimension.
+
+    Args:
+        x: (..., width). residual: like x, float32; None at the bottom of the stack.
+        weight, bias: (width,).
+        eps: added to the mean square (rms) or variance (layer).
+        kind: "rms" or "layer". out_dtype: dtype of y; x's when None.
+        backend: "auto" (by device), "reference" or "cuda".
+
+    Returns:
+        y in out_dtype and the stream in float32 (float64 for float64 x). Statistics are float32 whatever the input.
+        Differentiable in x, residual, weight and bias.
+
+    Raises:
+        ValueError: an unknown kind or a tensor of the wrong shape or device, named.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"norm: kind={kind!r} is not one of {KINDS}")
+    width = (x.shape[-1],)
+    shapes = {"weight": (weight, width), "bias": (bias, width), "residual": (residual, tuple(x.shape))}
+    checks.expect_shapes("norm", shapes, x.device)
+    return reference.norm(x, weight, bias, residual, eps=eps, kind=kind, out_dtype=out_dtype or x.dtype)
