@@ -30,10 +30,16 @@ _HOMES = {
 __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
-    from mambabyte.checkpoints import ByteLM, ByteLMState, load, load_state
-    from mambabyte.evaluation import evaluate
-    from mambabyte.generation import generate, stream
-    from mambabyte.models import PRESETS, ByteLMConfig, model_cost
+    from mambabyte.checkpoints import ByteLM as ByteLM
+    from mambabyte.checkpoints import ByteLMState as ByteLMState
+    from mambabyte.checkpoints import load as load
+    from mambabyte.checkpoints import load_state as load_state
+    from mambabyte.evaluation import evaluate as evaluate
+    from mambabyte.generation import generate as generate
+    from mambabyte.generation import stream as stream
+    from mambabyte.models import PRESETS as PRESETS
+    from mambabyte.models import ByteLMConfig as ByteLMConfig
+    from mambabyte.models import model_cost as model_cost
 
 
 def __getattr__(name: str) -> object:

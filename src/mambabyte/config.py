@@ -31,9 +31,8 @@ def kind(base: type, name: str) -> Callable[[type[T]], type[T]]:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Nested dict of JSON values; registered kinds carry their "kind" first."""
-    plain: dict[str, Any] = {}
-    for kinds in _KINDS.values():
-        plain |= {"kind": name for name, cls in kinds.items() if cls is type(config)}
+    tags = [name for kinds in _KINDS.values() for name, cls in kinds.items() if cls is type(config)]
+    plain: dict[str, Any] = {"kind": tags[0]} if tags else {}
     return plain | {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
 
 

@@ -29,3 +29,8 @@ def print_table(title: str, rows: Mapping[str, str]) -> None:
     for name, value in rows.items():
         table.add_row(name, value)
     Console().print(table)
+
+
+def printable(text: str) -> str:
+    """The text with everything a terminal could act on, or could not encode, as an escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

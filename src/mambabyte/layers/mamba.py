@@ -144,5 +144,5 @@ class Mamba(nn.Module):
             half = moved.dtype in (torch.bfloat16, torch.float16)
             return tensor.to(moved.device) if half and any(tensor is k for k in kept) else moved
 
-        super()._apply(keep, recurse)
+        super()._apply(keep, recurse)  # type: ignore[no-untyped-call]
         return self

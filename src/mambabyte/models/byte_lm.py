@@ -4,8 +4,8 @@ An architecture is data: named layer configs and a tuple of names, the pattern. 
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Self
+from collections.abc import Iterator, Mapping
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ class ByteLMConfig:
     d_model: int
     layers: Mapping[str, LayerConfig]
     pattern: tuple[str, ...]
-    norm: NormConfig = NormConfig()
+    norm: NormConfig = dataclasses.field(default_factory=NormConfig)
     tied_head: bool = False
     vocab_size: int = BYTES
 
@@ -55,7 +55,7 @@ class Residual(nn.Module):
     def __init__(self, d_model: int, layer: LayerConfig, norm: NormConfig, n_layers: int) -> None:
         super().__init__()
         self.norm = Norm(d_model, norm)
-        self.layer = layer.build(d_model, n_layers)
+        self.layer: Any = layer.build(d_model, n_layers)  # a Layer; nn.Module hides the call's types
 
     def forward(
         self,
@@ -137,9 +137,10 @@ class ByteLM(nn.Module):
             raise ValueError(f"ids must be integers of shape (batch, length), got {ids.dtype} {tuple(ids.shape)}")
         dtype = self._dtype()
         branch, stream = self.embedding(ids.long()), None
+        before = (None,) * len(self.layers) if state is None else state.layers
         states: list[State] = []
-        for i, unit in enumerate(self.layers):
-            branch, stream, new = unit(branch, stream, None if state is None else state.layers[i], resets, dtype)
+        for unit, old in zip(self.layers, before, strict=True):
+            branch, stream, new = unit(branch, stream, old, resets, dtype)
             states.append(new)
         hidden, _ = self.norm(branch, stream, dtype)
         return hidden, ByteLMState(tuple(states))
@@ -149,15 +150,19 @@ class ByteLM(nn.Module):
         """One byte a row, ids (batch,) -> logits (batch, vocab_size); `state` is updated in place, no autograd."""
         dtype = self._dtype()
         branch, stream = self.embedding(ids.long()), None
-        for unit, layer_state in zip(self.layers, state.layers, strict=True):
-            branch, stream = unit.step_(branch, stream, layer_state, dtype)
+        for unit, old in zip(self.units(), state.layers, strict=True):
+            branch, stream = unit.step_(branch, stream, old, dtype)
         hidden, _ = self.norm(branch, stream, dtype)
         return self.head(hidden)
 
     def init_state(self, batch: int = 1) -> ByteLMState:
         """The state before the first byte of `batch` sequences."""
         device, dtype = self.embedding.weight.device, self._dtype()
-        return ByteLMState(tuple(unit.layer.init_state(batch, device, dtype) for unit in self.layers))
+        return ByteLMState(tuple(unit.layer.init_state(batch, device, dtype) for unit in self.units()))
+
+    def units(self) -> Iterator[Residual]:
+        """The residual units, bottom to top."""
+        return (cast(Residual, unit) for unit in self.layers)
 
     def _dtype(self) -> torch.dtype:
         return self.compute_dtype or self.embedding.weight.dtype

@@ -1,9 +1,9 @@
 """What does a byte cost? Parameters, floating-point operations and state, from the config alone.
 
 Sources: FLOPs per byte as the MambaByte and SpaceByte papers count them (https://arxiv.org/abs/2401.13660,
-https://arxiv.org/abs/2404.14408, table 6): 2 for each weight of a layer's projections, convolution or A_log, and 4 for each
-of its E * N state elements; embedding, head, norms and biases are left out, as there. Forward only; training is three
-times as much.
+https://arxiv.org/abs/2404.14408, table 6): 2 for each weight of a layer's projections, convolution or A_log, and 4 for
+each of its E * N state elements; embedding, head, norms and biases are left out, as there. Forward only; training is
+three times as much.
 """
 
 import dataclasses

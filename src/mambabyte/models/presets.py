@@ -1,27 +1,23 @@
 """Which order of layers? Presets: named architectures, data only.
 
-The four large ones are the paper's (https://arxiv.org/abs/2401.13660) and its released weights: LayerNorm with bias, which
-its code trained whatever its configs said, and a head of its own. `mambabyte-374m` is what was released under the name
-353M. The small ones are ours, for a CPU and for short runs.
+The four large ones are the paper's (https://arxiv.org/abs/2401.13660) and its released weights: LayerNorm with bias,
+which its code trained whatever its configs said, and a head of its own. `mambabyte-374m` is what was released under the
+name 353M. The small ones are ours, for a CPU and for short runs.
 """
 
 from mambabyte.config import unknown
 from mambabyte.layers import MambaConfig, NormConfig
 from mambabyte.models.byte_lm import ByteLMConfig
 
-
-def mambabyte(d_model: int, n_layers: int, *, norm: NormConfig = NormConfig(), tied_head: bool = False) -> ByteLMConfig:
-    """A stack of `n_layers` Mamba layers of width `d_model`."""
-    return ByteLMConfig(
-        d_model=d_model,
-        layers={"mamba": MambaConfig()},
-        pattern=("mamba",) * n_layers,
-        norm=norm,
-        tied_head=tied_head,
-    )
-
-
+RMS_NORM = NormConfig()
 LAYER_NORM = NormConfig(kind="layer", bias=True)
+
+
+def mambabyte(d_model: int, n_layers: int, *, norm: NormConfig = RMS_NORM) -> ByteLMConfig:
+    """A stack of `n_layers` Mamba layers of width `d_model` with an untied head."""
+    pattern = ("mamba",) * n_layers
+    return ByteLMConfig(d_model=d_model, layers={"mamba": MambaConfig()}, pattern=pattern, norm=norm)
+
 
 PRESETS: dict[str, ByteLMConfig] = {
     "mambabyte-tiny": mambabyte(128, 4),

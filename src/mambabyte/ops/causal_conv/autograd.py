@@ -38,7 +38,7 @@ def _forward(
 
 
 @_forward.register_fake
-def _(x, weight, bias, initial_state, resets, activation):  # type: ignore[no-untyped-def]
+def _(x, weight, bias, initial_state, resets, activation):  # type: ignore[no-untyped-def]  # noqa: ARG001
     batch, _, channels = x.shape
     return x.new_empty(x.shape), x.new_empty((batch, weight.shape[1] - 1, channels))
 
@@ -61,11 +61,11 @@ def _backward(
 
 
 @_backward.register_fake
-def _(dy, dfinal, x, weight, bias, initial_state, resets, activation):  # type: ignore[no-untyped-def]
+def _(dy, dfinal, x, weight, bias, initial_state, resets, activation):  # type: ignore[no-untyped-def]  # noqa: ARG001
     return [t.new_empty(t.shape) for t in (x, weight, bias, initial_state) if t is not None]
 
 
-def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]  # noqa: ARG001
     *tensors, activation = inputs
     ctx.save_for_backward(*tensors)
     ctx.activation = activation

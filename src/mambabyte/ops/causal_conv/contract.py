@@ -52,7 +52,7 @@ def causal_conv_step(
     activation: str | None = "silu",
     backend: str = "auto",
 ) -> Tensor:
-    """One position of `causal_conv`: updates `state` (batch, width - 1, channels) in place, returns y (batch, channels).
+    """One position of `causal_conv`: updates `state` (batch, width - 1, channels) in place; y (batch, channels).
 
     x: (batch, channels). Not differentiable. Raises as `causal_conv`.
     """

@@ -39,7 +39,7 @@ def causal_conv(
 
 
 def documents(length: int, width: int, resets: Tensor | None) -> Tensor | None:
-    """(batch, width - 1 + length) number of the document each input lies in, the state's inputs first; None: all one."""
+    """(batch, width - 1 + length) document number of each input, the state's inputs first; None: all the same."""
     if resets is None or length == 0:
         return None
     return F.pad(resets.long(), (width - 1, 0)).cumsum(dim=1)

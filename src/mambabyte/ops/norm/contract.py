@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from mambabyte.ops import checks
-from mambabyte.ops.norm import reference
+from mambabyte.ops.backends import choose
+from mambabyte.ops.norm import autograd, reference
 
 KINDS = ("rms", "layer")
 
@@ -36,11 +37,14 @@ def norm(
         Differentiable in x, residual, weight and bias.
 
     Raises:
-        ValueError: an unknown kind or a tensor of the wrong shape or device, named.
+        ValueError: an unknown kind or a tensor of the wrong shape or device, named. RuntimeError: a forced backend
+            cannot run.
     """
     if kind not in KINDS:
         raise ValueError(f"norm: kind={kind!r} is not one of {KINDS}")
     width = (x.shape[-1],)
     shapes = {"weight": (weight, width), "bias": (bias, width), "residual": (residual, tuple(x.shape))}
     checks.expect_shapes("norm", shapes, x.device)
-    return reference.norm(x, weight, bias, residual, eps=eps, kind=kind, out_dtype=out_dtype or x.dtype)
+    chosen = choose("norm", backend, x.device, lambda module: module.why_not(x), written=("cuda",))
+    run = reference.norm if chosen == "reference" else autograd.norm
+    return run(x, weight, bias, residual, eps=eps, kind=kind, out_dtype=out_dtype or x.dtype)

@@ -57,7 +57,7 @@ def _forward(
 
 
 @_forward.register_fake
-def _(x, dt, A, B, C, D, z, dt_bias, initial_state, resets, dt_softplus, keep):  # type: ignore[no-untyped-def]
+def _(x, dt, A, B, C, D, z, dt_bias, initial_state, resets, dt_softplus, keep):  # type: ignore[no-untyped-def]  # noqa: ARG001
     batch, length, channels = x.shape
     states = A.shape[1]
     shape = kernels(x.device.type).checkpoint_shape(batch, length, channels, states) if keep else (0,)
@@ -90,7 +90,7 @@ def _backward(
 
 
 @_backward.register_fake
-def _(dy, dfinal, x, dt, A, B, C, D, z, dt_bias, initial_state, resets, checkpoints, dt_softplus):  # type: ignore[no-untyped-def]
+def _(dy, dfinal, x, dt, A, B, C, D, z, dt_bias, initial_state, resets, checkpoints, dt_softplus):  # type: ignore[no-untyped-def]  # noqa: ARG001
     return [t.new_empty(t.shape) for t in (x, dt, A, B, C, D, z, dt_bias, initial_state) if t is not None]
 
 

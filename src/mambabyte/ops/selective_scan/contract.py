@@ -64,14 +64,14 @@ def selective_scan_step(
     dt_softplus: bool = True,
     backend: str = "auto",
 ) -> Tensor:
-    """One position of `selective_scan`: updates `state` (batch, channels, states) in place and returns y (batch, channels).
+    """One position of `selective_scan`: updates `state` (batch, channels, states) in place; y (batch, channels).
 
     x, dt, z: (batch, channels). B, C: (batch, states). Not differentiable. Same arithmetic per row whatever the batch.
     Raises as `selective_scan`.
     """
     checks.expect_dimensions("selective_scan_step", "x", x, "B E")
-    one = lambda t: None if t is None else t[:, None]  # noqa: E731
-    _check(x[:, None], one(dt), A, one(B), one(C), D, one(z), dt_bias, state, None)
+    z_row = None if z is None else z[:, None]
+    _check(x[:, None], dt[:, None], A, B[:, None], C[:, None], D, z_row, dt_bias, state, None)
     chosen = choose("selective_scan", backend, x.device, lambda module: module.why_not(x, A.shape[1]))
     run = reference.step if chosen == "reference" else autograd.kernels(chosen).step
     with torch.no_grad():

@@ -1,6 +1,6 @@
 """The selective scan in plain torch: what is computed, one position at a time.
 
-Mamba (https://arxiv.org/abs/2312.00752), algorithm 2 with the simplified (Euler) discretisation of B that its code uses.
+Mamba (https://arxiv.org/abs/2312.00752), algorithm 2 with the Euler discretisation of B that its code uses.
 Differentiable by autograd in every tensor. float64 inputs are computed in float64, anything else in float32.
 """
 
@@ -57,7 +57,7 @@ def recur(
     *,
     dt_softplus: bool,
 ) -> tuple[Tensor, Tensor]:
-    """One position of the recurrence, before the gate: (h (B,E,N), x (B,E), ...) -> (new h, y (B,E)), all in h's dtype."""
+    """One position of the recurrence, before the gate: (h (B,E,N), x (B,E), ...) -> (new h, y (B,E)), in h's dtype."""
     if dt_bias is not None:
         dt = dt + dt_bias.to(h.dtype)
     if dt_softplus:
@@ -82,8 +82,8 @@ def step(
 ) -> Tensor:
     """One position of the scan; `state` (B,E,N) is updated in place."""
     compute = state.dtype
-    args = (t.to(compute) for t in (x, dt, A, B, C))
-    h, y = recur(state, *args, D, dt_bias, dt_softplus=dt_softplus)
+    x_, dt, A, B, C = (t.to(compute) for t in (x, dt, A, B, C))
+    h, y = recur(state, x_, dt, A, B, C, D, dt_bias, dt_softplus=dt_softplus)
     state.copy_(h)
     if z is not None:
         y = y * F.silu(z.to(compute))
