@@ -1,5 +1,7 @@
 """The Mamba layer: the split law, causality, steps, resets, and dtypes."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -41,7 +43,7 @@ def test_split_law_values_and_gradients(length: int, cuts: set[int], seed: int) 
     resets = torch.rand(2, length) < 0.1
     bounds = [0, *sorted(c for c in cuts if c < length), length]
     state, ys = None, []
-    for lo, hi in zip(bounds, bounds[1:], strict=False):
+    for lo, hi in itertools.pairwise(bounds):
         y, state = mamba(x[:, lo:hi], state, resets=resets[:, lo:hi])
         ys.append(y)
     whole, final = mamba(x, resets=resets)

@@ -1,6 +1,7 @@
 """ByteLM: the split law for presets, causality, steps, documents, dtypes, and its errors."""
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ def test_split_law(name: str, length: int, cuts: set[int]) -> None:
     resets = torch.rand(2, length) < 0.1
     bounds = [0, *sorted(c for c in cuts if c < length), length]
     state, pieces = None, []
-    for lo, hi in zip(bounds, bounds[1:], strict=False):
+    for lo, hi in itertools.pairwise(bounds):
         logits, state = model(ids[:, lo:hi], state, resets=resets[:, lo:hi])
         pieces.append(logits)
     whole, _ = model(ids, resets=resets)

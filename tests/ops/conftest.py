@@ -10,7 +10,7 @@ import torch
 def poisoned_empty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
         monkeypatch.setattr(owner, name, _poison(getattr(owner, name)))
-    yield
+    return
 
 
 def _poison(make):  # type: ignore[no-untyped-def]

@@ -1,5 +1,7 @@
 """The causal convolution's contract: every backend against the reference, the split law, resets, and its errors."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -53,7 +55,7 @@ def test_split_law(backend: str, length: int, cuts: set[int], width: int) -> Non
 
     def in_pieces(x, weight, bias, initial_state, resets):  # type: ignore[no-untyped-def]
         state, ys = initial_state, []
-        for lo, hi in zip(bounds, bounds[1:], strict=False):
+        for lo, hi in itertools.pairwise(bounds):
             y, state = causal_conv(
                 x[:, lo:hi], weight, bias, initial_state=state, resets=resets[:, lo:hi], backend=backend
             )

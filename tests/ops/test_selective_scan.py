@@ -1,5 +1,7 @@
 """The selective scan's contract: every backend against the float64 reference, the split law, resets, and its errors."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -79,7 +81,7 @@ def test_split_law(backend: str, length: int, cuts: set[int], seed: int) -> None
 
     def in_pieces(initial_state, resets, *, A, D, dt_bias, **rows):  # type: ignore[no-untyped-def]
         state, ys = initial_state, []
-        for lo, hi in zip(bounds, bounds[1:], strict=False):
+        for lo, hi in itertools.pairwise(bounds):
             piece = {k: v[:, lo:hi] for k, v in rows.items()}
             y, state = selective_scan(
                 **piece, A=A, D=D, dt_bias=dt_bias, initial_state=state, resets=resets[:, lo:hi], backend=backend
