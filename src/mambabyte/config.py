@@ -129,10 +129,12 @@ def load_json(path: Path, limit: int = 1 << 20) -> dict[str, Any]:
     try:
         if path.stat().st_size > limit:
             raise ValueError(f"{path}: larger than {limit} bytes, which no config of ours is")
-        data = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    try:
+        data = json.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError) as error:  # bad JSON, bad UTF-8, or an integer of thousands of digits
         raise ValueError(f"{path}: not a valid JSON file: {error}") from error
     if not isinstance(data, dict):
         raise ValueError(f"{path}: expected a JSON object, got a {type(data).__name__}")

@@ -1,0 +1,166 @@
+"""A model and its folder: config.json, model.safetensors, a raw-byte tokenizer and SHA256SUMS.
+
+`save_model` writes the stock Hugging Face layout wherever it can express the model, and our own otherwise; `load` opens
+those and the layouts of `mambabyte.checkpoints.layout`. Every shape and dtype is compared with the config, from the
+headers, before a byte is allocated for the weights.
+"""
+
+import functools
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mambabyte.checkpoints import hf_layout, own_layout
+from mambabyte.checkpoints.files import verify, write_files
+from mambabyte.checkpoints.layout import CONFIG, Described, Layout, stored_shape
+from mambabyte.checkpoints.weights import Weights, open_weights
+from mambabyte.config import load_json
+from mambabyte.models import ByteLM, ByteLMConfig
+
+logger = logging.getLogger("mambabyte")
+
+LAYOUTS: dict[str, Layout] = {"hf": hf_layout, "mambabyte": own_layout}
+_BY_MODEL_TYPE = {hf_layout.MODEL_TYPE: "hf", own_layout.MODEL_TYPE: "mambabyte"}
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_SHOWN = 8
+
+
+def save_model(model: ByteLM, folder: str | Path) -> None:
+    """Write `model` into `folder` (made if missing); a model that is there is replaced only when the new one is whole.
+
+    Raises ValueError if `folder` is a file, OSError if the disk is full.
+    """
+    tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    write_folder(Path(folder), model.config, tensors)
+
+
+def load(path: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> ByteLM:
+    """The model in a model folder, or in the newest whole checkpoint of a run folder.
+
+    `dtype` casts the weights (A_log, D and the dt bias stay float32 at least); None keeps the stored dtype. Raises
+    ValueError, a sentence for each thing that is wrong, if the folder holds no model that a `ByteLM` can be.
+    """
+    opened = open_folder(find(Path(path)))
+    for note in opened.notes:
+        logger.warning("%s", note)
+    model = opened.skeleton.to(dtype=dtype or opened.dtype())
+    # Copies, for a mapped file that someone overwrites would change the model or kill the process.
+    tensors = {
+        name: opened[name].to(device, parameter.dtype, copy=True)
+        for name, parameter in model.state_dict().items()
+        if name in opened
+    }
+    model.load_state_dict(tensors, strict=False, assign=True)
+    if model.config.tied_head:
+        model.head.weight = model.embedding.weight
+    return model
+
+
+def find(path: Path) -> Path:
+    """The model folder at `path`: itself, or the newest whole checkpoint if it is a run. Raises ValueError."""
+    if (path / CONFIG).is_file():
+        return path
+    if not path.exists():
+        raise ValueError(f"{path}: no such folder; a model is a folder with a {CONFIG}, or a run folder")
+    if not path.is_dir():
+        raise ValueError(f"{path}: a file; a model is a folder with a {CONFIG}, or a run folder")
+    from mambabyte.checkpoints.run import newest
+
+    return newest(path)
+
+
+class Opened(Mapping[str, Tensor]):
+    """The tensors of a model folder under our names, in the stored dtype, read when they are asked for.
+
+    `skeleton` is the model without memory (on the meta device); `notes` say what was wrong and how it was understood.
+    """
+
+    def __init__(self, described: Described, weights: Weights) -> None:
+        self.config, self.notes = described.config, described.notes
+        if len(self.config.pattern) > len(weights):
+            layers, stored = len(self.config.pattern), len(weights)
+            raise ValueError(f"the config asks for {layers} layers, but the weights are {stored} tensors in all")
+        with torch.device("meta"):
+            self.skeleton = ByteLM(described.config)
+        self._shapes = {name: tuple(t.shape) for name, t in self.skeleton.state_dict().items()}
+        if described.config.tied_head:
+            del self._shapes["head.weight"]
+        self._weights, self._described = weights, described
+
+    def __getitem__(self, name: str) -> Tensor:
+        stored = self._described.rename(name)
+        if stored not in self._weights and self._may_be_zero(name):
+            return torch.zeros(self._shapes[name], dtype=self._weights[self._described.rename("norm.weight")].dtype)
+        return self._weights[stored].reshape(self._shapes[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    def dtype(self) -> torch.dtype:
+        """The widest dtype among the tensors that a cast to half precision would cast."""
+        with torch.device("meta"):
+            halved = ByteLM(self.config).to(torch.bfloat16).state_dict()
+        stored = [self._stored_dtype(name) for name in self if halved[name].dtype == torch.bfloat16]
+        return functools.reduce(torch.promote_types, stored)
+
+    def mismatches(self) -> list[str]:
+        """A sentence for every tensor that is missing, has another shape or dtype, or does not belong to the model."""
+        wanted = {self._described.rename(name): name for name in self._shapes}
+        found = [sentence for stored, name in wanted.items() if (sentence := self._mismatch(stored, name))]
+        strangers = set(self._weights) - set(wanted) - self._described.ignored
+        return found + [f"tensor {name!r} belongs to no part of this model" for name in sorted(strangers)]
+
+    def _mismatch(self, stored: str, name: str) -> str | None:
+        if stored not in self._weights:
+            return None if self._may_be_zero(name) else f"tensor {stored!r} is missing"
+        wanted, shape = stored_shape(stored, self._shapes[name]), self._weights.shape(stored)
+        if shape != wanted:
+            return f"tensor {stored!r} has shape {list(shape)}, where the config asks for {list(wanted)}"
+        dtype = self._weights.dtype(stored)
+        return None if dtype in _FLOATS else f"tensor {stored!r} is {dtype}, where a floating-point dtype is needed"
+
+    def _may_be_zero(self, name: str) -> bool:
+        return name.endswith(self._described.zeros) if self._described.zeros else False
+
+    def _stored_dtype(self, name: str) -> torch.dtype:
+        stored = self._described.rename(name)
+        dtype = self._weights.dtype(stored) if stored in self._weights else torch.float16
+        assert isinstance(dtype, torch.dtype), "mismatches were looked for first"
+        return dtype
+
+
+def open_folder(folder: Path) -> Opened:
+    """The model in a model folder, checked but not read. Raises ValueError, with a line for each wrong tensor."""
+    verify(folder)
+    where = str(folder / CONFIG)
+    data = load_json(folder / CONFIG)
+    weights = open_weights(folder)
+    opened = Opened(_layout(data, where).describe(data, weights, where), weights)
+    if wrong := opened.mismatches():
+        more = [f"... and {len(wrong) - _SHOWN} more like these"] if len(wrong) > _SHOWN else []
+        raise ValueError("\n  ".join([f"{folder}: the weights do not fit {CONFIG}:", *wrong[:_SHOWN], *more]))
+    return opened
+
+
+def write_folder(folder: Path, config: ByteLMConfig, tensors: Mapping[str, Tensor], layout: str = "auto") -> None:
+    """Write a model folder from tensors under our names, in a layout of `LAYOUTS`; "auto" is "hf" where it can be.
+
+    Raises ValueError if the layout cannot express the model.
+    """
+    chosen = LAYOUTS["mambabyte" if hf_layout.why_not(config) else "hf"] if layout == "auto" else LAYOUTS[layout]
+    if reason := chosen.why_not(config):
+        raise ValueError(f"the {layout} layout cannot hold this model: {reason}; --format mambabyte can")
+    write_files(folder, chosen.writers(config, tensors))
+
+
+def _layout(data: Mapping[str, object], where: str) -> Layout:
+    model_type = str(data.get("model_type"))
+    if model_type not in _BY_MODEL_TYPE:
+        raise ValueError(f"{where}: model_type {model_type!r} is not one we read: {', '.join(_BY_MODEL_TYPE)}")
+    return LAYOUTS[_BY_MODEL_TYPE[model_type]]
