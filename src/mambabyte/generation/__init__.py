@@ -1,0 +1,9 @@
+"""Generation: sampling, engines, decoding of rows that come and go."""
+
+from mambabyte.generation.api import Stream as Stream
+from mambabyte.generation.api import generate as generate
+from mambabyte.generation.api import stream as stream
+from mambabyte.generation.decoder import Decoder as Decoder
+from mambabyte.generation.engine import Engine as Engine
+from mambabyte.generation.engine import open_engine as open_engine
+from mambabyte.generation.sampling import Sampling as Sampling

@@ -1,0 +1,217 @@
+"""`generate` and `stream`: prompts in, bytes out."""
+
+import secrets
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias, Unpack, overload
+
+from mambabyte.generation.decoder import Decoder, End, Row
+from mambabyte.generation.engine import Engine, open_engine, prefill
+from mambabyte.generation.sampling import Sampler, Sampling, SamplingOptions, expect_integer
+from mambabyte.generation.stops import StopMatcher
+from mambabyte.models import ByteLM, ByteLMState
+from mambabyte.models.context import Context
+
+Text: TypeAlias = bytes | bytearray | str
+
+DOCUMENT_START = (
+    b"\n"  # what an empty prompt is conditioned on: a document begins after one newline from the zero state
+)
+
+
+@overload
+def generate(  # type: ignore[overload-overlap]  # a str is a Sequence[str] too
+    model: ByteLM,
+    prompt: Text,
+    *,
+    max_bytes: int = ...,
+    seed: int | None = ...,
+    stop: Text | Sequence[Text] = ...,
+    state: ByteLMState | None = ...,
+    engine: Engine | None = ...,
+    **sampling: Unpack[SamplingOptions],
+) -> bytes: ...
+@overload
+def generate(
+    model: ByteLM,
+    prompt: Sequence[Text],
+    *,
+    max_bytes: int = ...,
+    seed: int | Sequence[int] | None = ...,
+    stop: Text | Sequence[Text] = ...,
+    state: ByteLMState | None = ...,
+    max_rows: int = ...,
+    engine: Engine | None = ...,
+    **sampling: Unpack[SamplingOptions],
+) -> list[bytes]: ...
+def generate(
+    model: ByteLM,
+    prompt: Text | Sequence[Text],
+    *,
+    max_bytes: int = 256,
+    seed: int | Sequence[int] | None = None,
+    stop: Text | Sequence[Text] = (),
+    state: ByteLMState | None = None,
+    max_rows: int = 64,
+    engine: Engine | None = None,
+    **sampling: Unpack[SamplingOptions],
+) -> bytes | list[bytes]:
+    """Continue a prompt, or each of several; returns the continuations only.
+
+    What a prompt gives depends on the model, the prompt, the settings and the seed: not on the other prompts.
+
+    Args:
+        model: whose distribution is drawn from.
+        prompt: bytes, text (its UTF-8 bytes), or a sequence of those, of any lengths. An empty one is a document's
+            beginning: one newline from the zero state.
+        max_bytes: the most bytes to return.
+        seed: decides every draw; None takes a fresh one for each prompt. One number for several prompts is the seed of
+            each (equal prompts then continue equally); a sequence gives each its own.
+        stop: strings that end the output, which ends before the first of them to appear in the continuation.
+        state: what the model has read before the prompt (batch 1, shared by all prompts, or one row a prompt). A
+            `Context` may be continued with an empty prompt.
+        max_rows: the most prompts that are decoded at once.
+        engine: reuse an engine of this model; None opens one.
+        sampling: temperature (0 is greedy), top_k, top_p, min_p, repetition_penalty, repetition_window: see `Sampling`.
+
+    Raises:
+        ValueError: a setting out of its range, a state of another shape, an empty prompt on a state that does not know
+            the next byte's distribution, or logits that are not finite.
+    """
+    settings = Sampling(**sampling)
+    texts = [prompt] if isinstance(prompt, (bytes, bytearray, str)) else prompt
+    prompts = [as_bytes("prompt", text) for text in texts]
+    samplers = [Sampler(settings, s) for s in _seeds(seed, len(prompts))]
+    states = _states(state, len(prompts))
+    stops = _stops(stop)
+    expect_integer("max_bytes", max_bytes, least=0)
+    expect_integer("max_rows", max_rows, least=1)
+    waiting = deque(zip(prompts, samplers, states, strict=True))
+    rows: list[Row] = []
+    with Decoder(engine or open_engine(model)) as decoder:
+        while waiting or decoder.rows:
+            while waiting and len(decoder.rows) < max_rows:
+                rows.append(_start(decoder, *waiting.popleft(), max_bytes, stops))
+            decoder.step()
+            for row in [row for row in decoder.rows if row.end is not None]:
+                decoder.leave(row)
+    outputs = [bytes(row.output) for row in rows]
+    return outputs[0] if texts is not prompt else outputs
+
+
+def stream(
+    model: ByteLM,
+    prompt: Text,
+    *,
+    max_bytes: int = 256,
+    seed: int | None = None,
+    stop: Text | Sequence[Text] = (),
+    state: ByteLMState | None = None,
+    engine: Engine | None = None,
+    **sampling: Unpack[SamplingOptions],
+) -> "Stream":
+    """The bytes of `generate` for one prompt, as they become certain; arguments and errors as there.
+
+    The prompt is read before this returns.
+    """
+    settings = Sampling(**sampling)
+    sampler = Sampler(settings, _seeds(seed, 1)[0])
+    expect_integer("max_bytes", max_bytes, least=0)
+    decoder = Decoder(engine or open_engine(model))
+    text = as_bytes("prompt", prompt)
+    return Stream(decoder, _start(decoder, text, sampler, _states(state, 1)[0], max_bytes, _stops(stop)))
+
+
+class Stream(Iterator[bytes]):
+    """Pieces of one continuation, each at least one byte; stop asking at any time.
+
+    `seed` is the seed that was used. `end` is "limit" or "stop" once the bytes have ended, None before.
+    """
+
+    def __init__(self, decoder: Decoder, row: Row) -> None:
+        self._decoder, self._row = decoder, row
+        self._given = 0
+        self.seed = row.sampler.noise.seed
+
+    def __next__(self) -> bytes:
+        row = self._row
+        while len(row.output) == self._given and row.end is None:
+            self._decoder.step()
+        if len(row.output) == self._given:
+            raise StopIteration
+        piece = bytes(row.output[self._given :])
+        self._given = len(row.output)
+        return piece
+
+    @property
+    def end(self) -> End | None:
+        """Why there are no more bytes."""
+        return self._row.end if self._given == len(self._row.output) else None
+
+    @property
+    def context(self) -> Context:
+        """The state after the prompt and every byte given so far, and what follows.
+
+        `generate(model, b"", state=context)` goes on as if there had been no break (but its noise begins anew).
+        """
+        assert self._given == len(self._row.output), "every certain byte has been given"
+        return self._decoder.context(self._row)
+
+
+def read_prompt(model: ByteLM, prompt: bytes, state: ByteLMState | None) -> Context:
+    """The context after `prompt` read on from `state` (batch 1); an empty prompt as `generate` describes."""
+    if prompt:
+        return prefill(model, prompt, state)
+    if state is None:
+        return prefill(model, DOCUMENT_START)
+    if not isinstance(state, Context):
+        raise ValueError(
+            "the prompt is empty and the state does not hold the distribution of the next byte: "
+            "give a prompt of at least one byte, or a Context"
+        )
+    return state
+
+
+def _start(
+    decoder: Decoder, prompt: bytes, sampler: Sampler, state: ByteLMState | None, max_bytes: int, stops: Sequence[bytes]
+) -> Row:
+    context = read_prompt(decoder.engine.model, prompt, state)
+    return decoder.join(context, sampler, max_bytes=max_bytes, stops=StopMatcher(stops), recent=prompt)
+
+
+def as_bytes(name: str, text: Text) -> bytes:
+    """The bytes of bytes or str (UTF-8; surrogate escapes are the bytes they stand for). Raises ValueError."""
+    if isinstance(text, str):
+        try:
+            return text.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{name} holds a lone surrogate, which has no UTF-8 bytes: {error}") from error
+    if not isinstance(text, (bytes, bytearray)):
+        raise ValueError(f"{name} must be bytes or str, got {type(text).__name__}")
+    return bytes(text)
+
+
+def _stops(stop: Text | Sequence[Text]) -> list[bytes]:
+    texts = [stop] if isinstance(stop, (bytes, bytearray, str)) else stop
+    stops = [as_bytes("stop", text) for text in texts]
+    if not all(stops):
+        raise ValueError("stop holds an empty string, which would end every output at once; leave it out")
+    return stops
+
+
+def _seeds(seed: int | Sequence[int] | None, count: int) -> Sequence[int]:
+    if seed is None:
+        return [secrets.randbits(64) for _ in range(count)]
+    if not isinstance(seed, Sequence):
+        return [seed] * count
+    if len(seed) != count:
+        raise ValueError(f"seed has {len(seed)} numbers for {count} prompts; give one, or one for each prompt")
+    return seed
+
+
+def _states(state: ByteLMState | None, count: int) -> Sequence[ByteLMState | None]:
+    if state is None or (count == 1 and state.batch == 1):
+        return [state] * count
+    if state.batch not in (1, count):
+        raise ValueError(f"state has {state.batch} rows for {count} prompts; give one row, or one for each prompt")
+    return [state.rows([i if state.batch > 1 else 0]) for i in range(count)]

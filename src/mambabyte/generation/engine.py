@@ -1,0 +1,138 @@
+"""The engine: runs many sequences as rows that join and leave between calls, each exactly as if it were alone.
+
+An engine owns the state of its rows. It knows nothing of sampling, stops or text: it reads bytes and gives logits.
+`TorchEngine` works for every model on every device; a faster engine (one native call a byte, a CUDA graph) implements
+the same five methods and is returned by `open_engine` where it can serve the model.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mambabyte.models import ByteLM, ByteLMState
+from mambabyte.models.byte_lm import BYTES
+from mambabyte.models.context import Context
+
+Logits = NDArray[np.float32]
+
+PREFILL_CHUNK = 4096  # bytes read by one scan: bounds the memory of a long prompt
+
+
+class Engine(Protocol):
+    """Rows of running sequences.
+
+    The law: what a row returns depends on its own state and bytes only, to the last bit, not on the other rows of a
+    call, on their number, or on the rows that came before it.
+    """
+
+    model: ByteLM
+
+    def join(self, state: ByteLMState) -> int:
+        """Add one sequence whose state (batch 1) is copied; returns its row number, valid until it leaves."""
+        ...
+
+    def read(self, rows: Sequence[int], data: Sequence[bytes]) -> list[Logits]:
+        """Row `rows[i]` reads `data[i]` (at least one byte each).
+
+        Returns, for each row, the logits (len(data[i]), 256) float32 of the byte that follows each byte read, in an
+        array that the next call may overwrite. Rows not named do nothing.
+        """
+        ...
+
+    def rewind(self, row: int, count: int) -> None:
+        """Make `row` have read only the first `count` bytes of its data in the last `read`, fewer than were there."""
+        ...
+
+    def state(self, row: int) -> ByteLMState:
+        """A copy of the row's state, batch 1."""
+        ...
+
+    def leave(self, row: int) -> None:
+        """Free the row."""
+        ...
+
+
+class TorchEngine:
+    """Any model on any device, row by row: a matrix product over several rows would round differently from one row's.
+
+    A single byte is a step; several bytes are one scan resumed from the row's state, and the state before them is held
+    until the next call, so that a rewind re-reads the accepted bytes from there.
+    """
+
+    def __init__(self, model: ByteLM) -> None:
+        self.model = model
+        self._states: dict[int, ByteLMState] = {}
+        self._before: dict[int, tuple[ByteLMState, bytes]] = {}
+        self._next_row = 0
+
+    def join(self, state: ByteLMState) -> int:
+        """See `Engine.join`."""
+        assert state.batch == 1, f"a row is one sequence, got a state of {state.batch}"
+        row, self._next_row = self._next_row, self._next_row + 1
+        self._states[row] = ByteLMState(state.layers).clone()
+        return row
+
+    @torch.no_grad()
+    def read(self, rows: Sequence[int], data: Sequence[bytes]) -> list[Logits]:
+        """See `Engine.read`."""
+        self._before.clear()
+        return [self._read_row(row, piece) for row, piece in zip(rows, data, strict=True)]
+
+    def _read_row(self, row: int, data: bytes) -> Logits:
+        ids = byte_ids(self.model, data)
+        if len(data) == 1:
+            return to_host(self.model.step_(ids, self._states[row]))
+        self._before[row] = (self._states[row], data)
+        logits, self._states[row] = self.model(ids[None], self._states[row])
+        return to_host(logits[0])
+
+    @torch.no_grad()
+    def rewind(self, row: int, count: int) -> None:
+        """See `Engine.rewind`."""
+        state, data = self._before.pop(row)
+        if count == 0:
+            self._states[row] = state
+        else:
+            _, self._states[row] = self.model.hidden(byte_ids(self.model, data[:count])[None], state)
+
+    def state(self, row: int) -> ByteLMState:
+        """See `Engine.state`."""
+        return self._states[row].clone()
+
+    def leave(self, row: int) -> None:
+        """See `Engine.leave`."""
+        del self._states[row]
+        self._before.pop(row, None)
+
+
+def open_engine(model: ByteLM) -> Engine:
+    """The fastest engine that serves `model` where it is."""
+    return TorchEngine(model)
+
+
+@torch.no_grad()
+def prefill(model: ByteLM, data: bytes, state: ByteLMState | None = None) -> Context:
+    """Read `data` (at least one byte) by scans of `PREFILL_CHUNK` bytes: the state and the logits of the next byte.
+
+    One sequence at a time, so that what a prompt gives does not depend on its neighbours.
+    """
+    assert data, "there is nothing to read"
+    hidden = None
+    for start in range(0, len(data), PREFILL_CHUNK):
+        hidden, state = model.hidden(byte_ids(model, data[start : start + PREFILL_CHUNK])[None], state)
+    assert hidden is not None
+    assert state is not None
+    return Context(layers=state.layers, logits=model.head(hidden[:, -1])[:, :BYTES].float())
+
+
+def byte_ids(model: ByteLM, data: bytes) -> torch.Tensor:
+    """(len(data),) ids on the model's device."""
+    return torch.tensor(list(data), dtype=torch.long, device=model.embedding.weight.device)
+
+
+def to_host(logits: torch.Tensor) -> Logits:
+    """(n, V) logits in any dtype -> (n, 256) float32 in host memory; ids above 255 are not bytes, never emitted."""
+    return logits[:, :BYTES].float().cpu().numpy()
