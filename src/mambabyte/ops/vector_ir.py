@@ -1,0 +1,404 @@
+"""A small vocabulary for writing CPU kernels as LLVM vector IR: indices, vectors, pointers, loops and a few functions.
+
+A kernel is a Python function that adds, multiplies and stores `Vec` and `Int` values; running it once writes the IR,
+and `mambabyte.ops.native` compiles that with llvmlite alone. A `Vec` holds `target.lanes` float32 values, one channel
+in each lane wherever the op has channels, so that no kernel needs a sum across lanes in its inner loop.
+Functions of vectors (exp2, sigmoid, ...) are in `mambabyte.ops.vector_math`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from llvmlite import ir
+
+from mambabyte.ops.target import Target
+
+I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
+F32 = ir.FloatType()
+PTR = ir.PointerType()
+
+
+@dataclass(frozen=True)
+class Element:
+    """What a pointer points to: the type in memory and its size in bytes. Vectors are float32 once loaded."""
+
+    name: str
+    type: ir.Type
+    size: int
+
+
+FLOAT = Element("float32", F32, 4)
+BFLOAT = Element("bfloat16", I16, 2)
+INT8 = Element("int8", I8, 1)
+BYTE = Element("uint8", I8, 1)
+POINTER = Element("pointer", I64, 8)
+
+
+class Int:
+    """A 64-bit index with arithmetic; Python ints mix in."""
+
+    def __init__(self, f: Function, value: ir.Value):
+        self.f, self.value = f, value
+
+    def _apply(self, instruction: str, other: Int | int, *, swap: bool = False) -> Int:
+        a, b = self.value, self.f.number(other).value
+        if swap:
+            a, b = b, a
+        return Int(self.f, getattr(self.f.b, instruction)(a, b))
+
+    def __add__(self, other: Int | int) -> Int:
+        return self._apply("add", other)
+
+    def __sub__(self, other: Int | int) -> Int:
+        return self._apply("sub", other)
+
+    def __rsub__(self, other: int) -> Int:
+        return self._apply("sub", other, swap=True)
+
+    def __mul__(self, other: Int | int) -> Int:
+        return self._apply("mul", other)
+
+    def __floordiv__(self, other: Int | int) -> Int:
+        return self._apply("udiv", other)
+
+    def __mod__(self, other: Int | int) -> Int:
+        return self._apply("urem", other)
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    def compare(self, relation: str, other: Int | int) -> ir.Value:
+        """The bit `self relation other`, relation one of < <= == != >= >."""
+        return self.f.b.icmp_signed(relation, self.value, self.f.number(other).value)
+
+    def minimum(self, other: Int | int) -> Int:
+        """The smaller of the two."""
+        return self.f.select(self.compare("<", other), self, self.f.number(other))
+
+
+class Vec:
+    """A vector of float32 lanes with arithmetic; Python floats mix in."""
+
+    def __init__(self, f: Function, value: ir.Value):
+        self.f, self.value = f, value
+
+    def _apply(self, instruction: str, other: Vec | float, *, swap: bool = False) -> Vec:
+        a, b = self.value, self.f.vec(other).value
+        if swap:
+            a, b = b, a
+        return Vec(self.f, getattr(self.f.b, instruction)(a, b))
+
+    def __add__(self, other: Vec | float) -> Vec:
+        return self._apply("fadd", other)
+
+    def __sub__(self, other: Vec | float) -> Vec:
+        return self._apply("fsub", other)
+
+    def __rsub__(self, other: float) -> Vec:
+        return self._apply("fsub", other, swap=True)
+
+    def __mul__(self, other: Vec | float) -> Vec:
+        return self._apply("fmul", other)
+
+    def __truediv__(self, other: Vec | float) -> Vec:
+        return self._apply("fdiv", other)
+
+    def __rtruediv__(self, other: float) -> Vec:
+        return self._apply("fdiv", other, swap=True)
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    def __neg__(self) -> Vec:
+        return Vec(self.f, self.f.b.fneg(self.value))
+
+    def compare(self, relation: str, other: Vec | float) -> ir.Value:
+        """A mask: the bit of a lane says whether `self relation other` there (false for NaN)."""
+        return self.f.b.fcmp_ordered(relation, self.value, self.f.vec(other).value)
+
+
+class Pointer:
+    """An address of elements; adding an `Int` moves it by that many elements."""
+
+    def __init__(self, f: Function, value: ir.Value, element: Element):
+        self.f, self.value, self.element = f, value, element
+
+    def __add__(self, offset: Int | int) -> Pointer:
+        b = self.f.b
+        return Pointer(
+            self.f, b.gep(self.value, [self.f.number(offset).value], source_etype=self.element.type), self.element
+        )
+
+    def load(self, mask: ir.Value | None = None) -> Vec:
+        """The vector that starts here, as float32; lanes outside the mask are not touched and read zero."""
+        f, lanes = self.f, self.f.target.lanes
+        kind = ir.VectorType(self.element.type, lanes)
+        if mask is None:
+            raw = f.b.load(self.value, typ=kind, align=self.element.size)
+        else:
+            zero = ir.Constant(kind, None)
+            raw = f.intrinsic("llvm.masked.load", kind, [self.value, f.i32(self.element.size), mask, zero], "{0}.p0")
+        return Vec(f, f.to_float(raw, self.element))
+
+    def store(self, vec: Vec, mask: ir.Value | None = None) -> None:
+        """Write a vector here, rounded to the element type; lanes outside the mask are not touched."""
+        f = self.f
+        raw = f.from_float(vec.value, self.element)
+        if mask is None:
+            f.b.store(raw, self.value, align=self.element.size)
+        else:
+            f.intrinsic("llvm.masked.store", ir.VoidType(), [raw, self.value, f.i32(self.element.size), mask], "{1}.p0")
+
+    def splat(self) -> Vec:
+        """The one element here in every lane."""
+        return self.f.splat(self.f.b.load(self.value, typ=self.element.type, align=self.element.size), self.element)
+
+    def gather(self, stride: Int | int, count: Int | int) -> Vec:
+        """Lane i is the element i * stride away, i below `count`; lanes past that repeat the last one."""
+        f = self.f
+        raw: ir.Value = ir.Constant(ir.VectorType(self.element.type, f.target.lanes), None)
+        last = f.number(count) - 1
+        for lane in range(f.target.lanes):
+            at = self + f.number(lane).minimum(last) * stride
+            raw = f.b.insert_element(raw, f.b.load(at.value, typ=self.element.type), f.i32(lane))
+        return Vec(f, f.to_float(raw, self.element))
+
+    def bit(self) -> ir.Value:
+        """Whether the byte here is not zero."""
+        assert self.element is BYTE
+        return self.f.b.icmp_unsigned("!=", self.f.b.load(self.value, typ=I8), ir.Constant(I8, 0))
+
+    def prefetch(self, *, write: bool = False) -> None:
+        """Ask for the line of this address into the second-level cache; an address outside memory is harmless."""
+        f = self.f
+        f.intrinsic("llvm.prefetch", ir.VoidType(), [self.value, f.i32(int(write)), f.i32(2), f.i32(1)], "p0")
+
+
+Carry = Sequence[Vec | Int]
+
+
+def arrays(element: Element, *names: str) -> dict[str, Element]:
+    """Pointer arguments of one element type, for `Function`."""
+    return dict.fromkeys(names, element)
+
+
+class Function:
+    """One kernel being written: its arguments by name, constants, control flow and the functions of a vector.
+
+    The compiled function takes a task counter, a scratch buffer, the pointers and the integers, in this order. Threads
+    that call it together share the counter: each takes the next task until none is left, so results cannot depend on
+    how many there are as long as a task owns what it writes.
+    """
+
+    def __init__(self, name: str, target: Target, pointers: dict[str, Element], integers: Sequence[str]):
+        self.name, self.target = name, target
+        self.pointers, self.integers = dict(pointers), tuple(integers)
+        self.module = ir.Module(name)
+        self.scratch_bytes = 0
+        kinds = [PTR, PTR, *(PTR for _ in pointers), *(I64 for _ in integers)]
+        self.function = ir.Function(self.module, ir.FunctionType(ir.VoidType(), kinds), name)
+        self.b = ir.IRBuilder(self.function.append_basic_block())
+        counter, scratch, *rest = self.function.args
+        self._counter, self._scratch = counter, scratch
+        pairs = zip(self.pointers.items(), rest, strict=False)
+        self._arguments: dict[str, Pointer | Int] = {n: Pointer(self, value, kind) for (n, kind), value in pairs}
+        pairs_of_integers = zip(self.integers, rest[len(self.pointers) :], strict=True)
+        self._arguments |= {n: Int(self, value) for n, value in pairs_of_integers}
+
+    def pointer(self, name: str) -> Pointer:
+        """The pointer argument of this name."""
+        argument = self._arguments[name]
+        assert isinstance(argument, Pointer)
+        return argument
+
+    def index(self, name: str) -> Int:
+        """The integer argument of this name."""
+        argument = self._arguments[name]
+        assert isinstance(argument, Int)
+        return argument
+
+    def scratch(self, vectors: int) -> Pointer:
+        """Memory of the calling thread for this many vectors; what it holds at first is undefined."""
+        offset = self.scratch_bytes // FLOAT.size
+        self.scratch_bytes += vectors * self.target.lanes * FLOAT.size
+        return Pointer(self, self._scratch, FLOAT) + offset
+
+    def number(self, value: Int | int) -> Int:
+        """An index constant."""
+        return value if isinstance(value, Int) else Int(self, ir.Constant(I64, value))
+
+    def i32(self, value: int) -> ir.Constant:
+        """A 32-bit constant, for intrinsics."""
+        return ir.Constant(I32, value)
+
+    def vec(self, value: Vec | float) -> Vec:
+        """The constant in every lane."""
+        if isinstance(value, Vec):
+            return value
+        return Vec(self, ir.Constant(self.floats, [ir.Constant(F32, _float32(value))] * self.target.lanes))
+
+    @property
+    def floats(self) -> ir.VectorType:
+        """The type of a `Vec`."""
+        return ir.VectorType(F32, self.target.lanes)
+
+    @property
+    def ints(self) -> ir.VectorType:
+        """The type of a `Vec`'s bits."""
+        return ir.VectorType(I32, self.target.lanes)
+
+    def intrinsic(
+        self, name: str, result: ir.Type, arguments: Sequence[ir.Value], suffix: str | None = None
+    ) -> ir.Value:
+        """Call an LLVM intrinsic; in `suffix`, appended to its name, {i} stands for the mangled type of argument i."""
+        kinds = [a.type for a in arguments]
+        if suffix is not None:
+            source = [result] if name == "llvm.masked.load" else kinds
+            name += "." + suffix.format(*(_mangled(kind) for kind in source))
+        declared = self.module.globals.get(name)
+        if declared is None:
+            declared = ir.Function(self.module, ir.FunctionType(result, kinds), name)
+        return self.b.call(declared, arguments)
+
+    # control flow
+
+    def loop(
+        self,
+        begin: Int | int,
+        end: Int | int,
+        carry: Carry,
+        body: Callable[[Int, list], Carry],
+        *,
+        reverse: bool = False,
+    ) -> list:
+        """`for i in range(begin, end): carry = body(i, carry)`, or from end - 1 down; returns the last carry."""
+        begin, end, b = self.number(begin), self.number(end), self.b
+        before, head, inside, after = b.block, *(self.function.append_basic_block() for _ in range(3))
+        b.branch(head)
+        b.position_at_end(head)
+        count = b.phi(I64)
+        count.add_incoming(begin.value, before)
+        carried = []
+        for item in carry:
+            phi = b.phi(item.value.type)
+            phi.add_incoming(item.value, before)
+            carried.append(phi)
+        wrapped = [type(item)(self, phi) for item, phi in zip(carry, carried, strict=True)]
+        b.cbranch(b.icmp_signed("<", count, end.value), inside, after)
+        b.position_at_end(inside)
+        i = Int(self, count)
+        results = body(end - 1 - (i - begin) if reverse else i, list(wrapped))
+        count.add_incoming((i + 1).value, b.block)
+        for phi, item in zip(carried, results, strict=True):
+            phi.add_incoming(item.value, b.block)
+        b.branch(head)
+        b.position_at_end(after)
+        return wrapped
+
+    def repeat_while(self, carry: Carry, condition: Callable[[list], ir.Value], body: Callable[[list], Carry]) -> list:
+        """`while condition(carry): carry = body(carry)`; returns the last carry."""
+        b = self.b
+        before, head, inside, after = b.block, *(self.function.append_basic_block() for _ in range(3))
+        b.branch(head)
+        b.position_at_end(head)
+        phis = [b.phi(item.value.type) for item in carry]
+        for phi, item in zip(phis, carry, strict=True):
+            phi.add_incoming(item.value, before)
+        wrapped = [type(item)(self, phi) for item, phi in zip(carry, phis, strict=True)]
+        bit = condition(list(wrapped))
+        b.cbranch(bit, inside, after)
+        b.position_at_end(inside)
+        for phi, item in zip(phis, body(list(wrapped)), strict=True):
+            phi.add_incoming(item.value, b.block)
+        b.branch(head)
+        b.position_at_end(after)
+        return wrapped
+
+    def either(self, bit: ir.Value, then: Callable[[], None], otherwise: Callable[[], None]) -> None:
+        """Run `then` where the bit is set and `otherwise` where it is not."""
+        with self.b.if_else(bit) as (yes, no):
+            with yes:
+                then()
+            with no:
+                otherwise()
+
+    def when(self, bit: ir.Value, then: Callable[[], None]) -> None:
+        """Run `then` where the bit is set."""
+        with self.b.if_then(bit):
+            then()
+
+    def for_each_task(self, tasks: Int, body: Callable[[Int], None]) -> None:
+        """Take tasks 0..tasks-1 from the counter that all threads of this call share, then return."""
+        b = self.b
+        head, inside, after = (self.function.append_basic_block() for _ in range(3))
+        b.branch(head)
+        b.position_at_end(head)
+        task = Int(self, b.atomic_rmw("add", self._counter, ir.Constant(I64, 1), "monotonic"))
+        b.cbranch(task.compare("<", tasks), inside, after)
+        b.position_at_end(inside)
+        body(task)
+        b.branch(head)
+        b.position_at_end(after)
+        b.ret_void()
+
+    # vectors
+
+    def mask_below(self, count: Int) -> ir.Value:
+        """The mask of the first `count` lanes."""
+        b, kind = self.b, ir.VectorType(I64, self.target.lanes)
+        lanes = ir.Constant(kind, list(range(self.target.lanes)))
+        return b.icmp_signed("<", lanes, self._broadcast(count.value, kind))
+
+    def select(self, bit: ir.Value, yes, no):  # type: ignore[no-untyped-def]
+        """`yes` where the bit (or the lane's bit of a mask) is set, else `no`; two Ints, two Vecs or two Pointers."""
+        value = self.b.select(bit, yes.value, no.value)
+        return Pointer(self, value, yes.element) if isinstance(yes, Pointer) else type(yes)(self, value)
+
+    def _broadcast(self, scalar: ir.Value, kind: ir.VectorType) -> ir.Value:
+        undefined = ir.Constant(kind, ir.Undefined)
+        first = self.b.insert_element(undefined, scalar, self.i32(0))
+        return self.b.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, kind.count), None))
+
+    def splat(self, scalar: ir.Value, element: Element) -> Vec:
+        """A scalar as loaded from memory in every lane, as float32."""
+        return Vec(
+            self, self.to_float(self._broadcast(scalar, ir.VectorType(element.type, self.target.lanes)), element)
+        )
+
+    def to_float(self, raw: ir.Value, element: Element) -> ir.Value:
+        """Widen a loaded vector to float32."""
+        if element is FLOAT:
+            return raw
+        if element is BFLOAT:  # bfloat16 is the upper half of a float32
+            wide = self.b.shl(self.b.zext(raw, self.ints), self.bits(16))
+            return self.b.bitcast(wide, self.floats)
+        assert element is INT8, element
+        return self.b.sitofp(self.b.sext(raw, self.ints), self.floats)
+
+    def from_float(self, value: ir.Value, element: Element) -> ir.Value:
+        """Round a float32 vector to what memory holds, to nearest even; NaN stays NaN."""
+        if element is FLOAT:
+            return value
+        assert element is BFLOAT, element
+        b = self.b
+        bits = b.bitcast(value, self.ints)
+        odd = b.and_(b.lshr(bits, self.bits(16)), self.bits(1))
+        rounded = b.add(b.add(bits, odd), self.bits(0x7FFF))
+        quiet = b.or_(bits, self.bits(0x400000))
+        kept = b.select(b.fcmp_unordered("uno", value, value), quiet, rounded)
+        return b.trunc(b.lshr(kept, self.bits(16)), ir.VectorType(I16, self.target.lanes))
+
+    def bits(self, value: int) -> ir.Constant:
+        """The 32-bit pattern in every lane."""
+        return ir.Constant(self.ints, [value] * self.target.lanes)
+
+
+def _mangled(kind: ir.Type) -> str:
+    if isinstance(kind, ir.VectorType):
+        return f"v{kind.count}{_mangled(kind.element)}"
+    return "f32" if kind == F32 else "p0" if kind == PTR else f"i{kind.width}"
+
+
+def _float32(value: float) -> float:
+    return struct.unpack("f", struct.pack("f", value))[0]
