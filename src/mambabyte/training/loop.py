@@ -1,0 +1,219 @@
+"""The loop: step, log, evaluate, save, until the budget is used up or someone asks to stop."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from mambabyte.checkpoints import run as runs
+from mambabyte.data import Windows
+from mambabyte.models import ByteLM
+from mambabyte.training import snapshot as snapshots
+from mambabyte.training.config import TrainConfig
+from mambabyte.training.learner import Learner
+from mambabyte.training.meter import Meter
+from mambabyte.training.progress import Listener, Now
+from mambabyte.training.records import Record, Sink
+from mambabyte.training.schedule import Budget, learning_rate_factor
+from mambabyte.training.snapshot import Position, Snapshot
+from mambabyte.training.stop import StopRequest
+
+Evaluator = Callable[[ByteLM], Mapping[str, float]]  # figures by name
+Sampler = Callable[[ByteLM], str]  # text that is safe to print
+
+EVALUATIONS = 10  # over a run, unless evaluate_every says otherwise
+GLANCE_SECONDS = 0.25  # between two looks at the meter, each of which waits for the device
+
+
+class Loop:
+    """One process training one model; everything it needs is handed in, so every part can be called alone."""
+
+    def __init__(
+        self,
+        *,
+        config: TrainConfig,
+        peak: float,
+        budget: Budget,
+        run: Path,
+        fingerprint: str,
+        learner: Learner,
+        windows: Windows,
+        meter: Meter,
+        position: Position,
+        evaluators: Sequence[Evaluator],
+        sampler: Sampler | None,
+        sinks: Sequence[Sink],
+        listener: Listener,
+        stop: StopRequest,
+    ) -> None:
+        self.config, self.peak, self.budget, self.run, self.fingerprint = config, peak, budget, run, fingerprint
+        self.learner, self.windows, self.meter, self.position = learner, windows, meter, position
+        self.evaluators, self.sampler = evaluators, sampler
+        self.sinks, self.listener, self.stop = sinks, listener, stop
+        self.learning_rate = 0.0
+        self._before = position.seconds
+        self._began = self._saved_at = self._glanced = time.monotonic()
+        self._logged = (position.bytes, position.seconds)
+        self._saved_step: int | None = None
+
+    def __call__(self, saved_step: int | None) -> Path:
+        """Train to the end of the budget or a stop; returns the last checkpoint. `saved_step` is the one resumed from.
+
+        Raises RuntimeError when the loss is no longer finite.
+        """
+        self._saved_step = saved_step
+        while True:
+            finished = self.progress() >= 1
+            if self.meter.steps and (finished or self.position.step % self.config.log_every == 0):
+                self.log()
+            self.evaluate_if_due()
+            if finished or self.stop.requested or self.save_is_due():
+                self.save()
+            if finished or self.stop.requested:
+                return self.run / f"step-{self.position.step}"
+            self.step()
+
+    def progress(self) -> float:
+        """The part of the budget that is used."""
+        return self.budget.progress(self.position.step, self.position.bytes, self.position.seconds)
+
+    def step(self) -> None:
+        """One update, unless a stop is asked for before it is complete."""
+        batch = self.windows.batch(self.position.step)
+        factor = learning_rate_factor(
+            self.position.step,
+            self.progress(),
+            warmup=self.config.warmup,
+            final=self.config.final_learning_rate,
+        )
+        self.learning_rate = self.peak * factor
+        done = self.learner.step(batch, self.learning_rate, abandon=lambda: self.stop.requested)
+        if done is None:
+            return
+        self.meter.add(done.nats, done.bytes, done.gradient_norm)
+        self.position.step += 1
+        self.position.bytes += done.bytes
+        self._tick()
+        self._glance()
+
+    def log(self) -> None:
+        """A record of the interval that ends here. Raises RuntimeError if a loss or gradient in it was not finite."""
+        self._check_finite()
+        self._tick()
+        self.position.bits_per_byte = self.meter.bits_per_byte()
+        self._record(
+            {
+                "event": "train",
+                "step": self.position.step,
+                "bytes": self.position.bytes,
+                "seconds": round(self.position.seconds, 3),
+                "progress": self.progress(),
+                "bits_per_byte": self.position.bits_per_byte,
+                "gradient_norm": self.meter.gradient_norm(),
+                "learning_rate": self.learning_rate,
+                "bytes_per_second": round(self._speed()),
+            }
+        )
+        self._logged = (self.position.bytes, self.position.seconds)
+        self.meter.clear()
+
+    def evaluate_if_due(self) -> None:
+        """Call evaluators and sampler when their time has come; a stop throws away what is not finished."""
+        due = self._evaluations_due()
+        if due <= self.position.evaluations or not (self.evaluators or self.sampler):
+            return
+        with self.stop.interruptible(), _reading(self.learner.model, self.learner.device) as model:
+            figures = {name: value for evaluator in self.evaluators for name, value in evaluator(model).items()}
+            text = self.sampler(model) if self.sampler else None
+            self._tick()
+            at = {"step": self.position.step, "bytes": self.position.bytes, "seconds": round(self.position.seconds, 3)}
+            self.position.evaluations, self.position.figures = due, figures
+            if figures:
+                self._record({"event": "evaluation", **at, **figures})
+            if text is not None:
+                self._record({"event": "sample", **at, "text": text})
+
+    def save_is_due(self) -> bool:
+        """Whether the config asks for a checkpoint here."""
+        every, step = self.config.save_every, self.position.step
+        on_step = every is not None and step > 0 and step % every == 0
+        return on_step or time.monotonic() - self._saved_at >= 60 * self.config.save_minutes
+
+    def save(self) -> None:
+        """Publish a checkpoint of this step, unless it is there. Raises OSError when the disk is full."""
+        self._saved_at = time.monotonic()
+        if self._saved_step == self.position.step:
+            return
+        self._check_finite()
+        self._tick()
+        for sink in self.sinks:
+            sink.flush()
+        snapshot = Snapshot(
+            config=self.config, fingerprint=self.fingerprint, position=self.position, meter=self.meter.to_dict()
+        )
+        runs.save(
+            self.run,
+            self.position.step,
+            lambda folder: snapshots.write(folder, self.learner, snapshot),
+            keep=self.config.keep,
+        )
+        self._saved_step = self.position.step
+
+    def _evaluations_due(self) -> int:
+        every, step, progress = self.config.evaluate_every, self.position.step, self.progress()
+        if every is None:
+            return int(progress * EVALUATIONS)
+        return step // every if progress < 1 else -(-step // every)
+
+    def _check_finite(self) -> None:
+        if self.meter.is_finite():
+            return
+        saved = "" if self._saved_step is None else f"; {self.run}/step-{self._saved_step} is from before"
+        raise RuntimeError(
+            f"the loss or its gradient became infinite or not a number in the {self.meter.steps} steps before step "
+            f"{self.position.step}{saved}; train with a lower learning rate than {self.peak:g}"
+        )
+
+    def _tick(self) -> None:
+        self.position.seconds = self._before + time.monotonic() - self._began
+
+    def _speed(self) -> float:
+        bytes, seconds = self._logged
+        return (self.position.bytes - bytes) / max(self.position.seconds - seconds, 1e-9)
+
+    def _glance(self) -> None:
+        now = time.monotonic()
+        if now - self._glanced < GLANCE_SECONDS:
+            return
+        self._glanced = now
+        fresh, last = self.meter.bits_per_byte(), self.position.bits_per_byte
+        weight = 1.0 if last is None else min(1.0, self.meter.steps / self.config.log_every)
+        self.listener.step(
+            Now(
+                step=self.position.step,
+                bytes=self.position.bytes,
+                seconds=self.position.seconds,
+                progress=self.progress(),
+                bits_per_byte=weight * fresh + (1 - weight) * (last or 0.0),
+                learning_rate=self.learning_rate,
+                bytes_per_second=self._speed(),
+            )
+        )
+
+    def _record(self, record: Record) -> None:
+        for sink in self.sinks:
+            sink.write(record)
+        self.listener.record(record)
+
+
+@contextlib.contextmanager
+def _reading(model: ByteLM, device: torch.device) -> Iterator[ByteLM]:
+    """The model for evaluators and samplers: no gradients, and no random number of theirs reaches the training."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
+        model.eval()
+        try:
+            yield model
+        finally:
+            model.train()

@@ -1,0 +1,77 @@
+"""The paper's recipe, and how it shrinks to a small model on a small machine.
+
+The paper (https://arxiv.org/abs/2401.13660) trains 353M parameters with 48 sequences of 8,192 bytes a step, a peak
+learning rate of 4e-4 and 31.5 GB in all, 90 bytes a parameter. A model of a hundredth of that size learns best from
+many small steps at a higher rate, and a short run needs its few hundred updates more than it needs long contexts.
+"""
+
+import dataclasses
+
+import torch
+
+from mambabyte.models import ByteLMConfig, model_cost
+from mambabyte.training.config import TrainConfig
+from mambabyte.training.schedule import Budget
+
+PAPER_PARAMETERS = 353_000_000
+BYTES_PER_PARAMETER = 90
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The values that a TrainConfig may leave open."""
+
+    batch: int
+    context: int
+    micro_batch: int
+    learning_rate: float
+    minutes: float | None
+    steps: int | None
+    bytes: int | None
+
+    @property
+    def budget(self) -> Budget:
+        """The limits of the run."""
+        return Budget(minutes=self.minutes, steps=self.steps, bytes=self.bytes)
+
+
+def choose(config: TrainConfig, device: torch.device, corpus_bytes: int) -> Recipe:
+    """Every open value of `config` for its model on `device`; what the config says stays as it is."""
+    architecture = config.architecture()
+    parameters = model_cost(architecture).parameters
+    batch, context = _geometry(parameters)
+    batch, context = config.batch or batch, config.context or min(context, max(corpus_bytes, 2))
+    unlimited = config.minutes is None and config.steps is None and config.bytes is None
+    return Recipe(
+        batch=batch,
+        context=context,
+        micro_batch=min(batch, config.micro_batch or _micro_batch(architecture, context, device)),
+        learning_rate=config.learning_rate or _learning_rate(parameters),
+        minutes=config.minutes,
+        steps=config.steps,
+        bytes=BYTES_PER_PARAMETER * parameters if unlimited else config.bytes,
+    )
+
+
+def _geometry(parameters: int) -> tuple[int, int]:
+    """(batch, context): the paper's from 200M parameters on, and for smaller models fewer bytes a step."""
+    for at_least, geometry in ((200_000_000, (48, 8192)), (50_000_000, (32, 4096)), (10_000_000, (16, 2048))):
+        if parameters >= at_least:
+            return geometry
+    return 8, 1024
+
+
+def _learning_rate(parameters: int) -> float:
+    """The paper's 4e-4 at 353M parameters, higher by the square root for smaller models, at most 4e-3."""
+    return float(f"{min(4e-3, 4e-4 * (PAPER_PARAMETERS / parameters) ** 0.5):.1e}")
+
+
+def _micro_batch(architecture: ByteLMConfig, context: int, device: torch.device) -> int:
+    """As many sequences as fit: about 24 activations of the model's width per layer and byte stay for the backward."""
+    per_byte = 4 * (24 * architecture.d_model * len(architecture.pattern) + 4 * architecture.vocab_size)
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        room = int(0.6 * free)
+    else:
+        room = 2 << 30
+    return max(1, room // (per_byte * context))

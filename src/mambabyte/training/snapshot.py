@@ -1,0 +1,113 @@
+"""A whole training run at one step, as the files of a checkpoint: nothing a resumed run needs is anywhere else.
+
+Beside the model folder's own files: training.json (config, data fingerprint, position, meter) and training.safetensors
+(the optimiser's moments, the carried state, the random number generators).
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mambabyte import config as configs
+from mambabyte.checkpoints.model_folder import load, save_model
+from mambabyte.checkpoints.run import save_tensors
+from mambabyte.models import ByteLM, ByteLMState
+from mambabyte.training import optimiser as adamw
+from mambabyte.training.config import TrainConfig
+from mambabyte.training.learner import Learner
+
+JSON, TENSORS = "training.json", "training.safetensors"
+FORMAT = 1
+
+
+@dataclasses.dataclass(kw_only=True)
+class Position:
+    """How far a run is. `evaluations` counts the evaluations due so far that were made; `bits_per_byte` and `figures`
+    are the last that were logged."""
+
+    step: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    evaluations: int = 0
+    bits_per_byte: float | None = None
+    figures: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """What a checkpoint holds beside the model and the tensors."""
+
+    config: TrainConfig
+    fingerprint: str
+    position: Position
+    meter: dict[str, Any]
+
+
+def write(folder: Path, learner: Learner, snapshot: Snapshot) -> None:
+    """Fill a checkpoint folder. Raises OSError when the disk is full."""
+    save_model(learner.model, folder)
+    save_tensors(folder / TENSORS, _tensors(learner))
+    data = {
+        "format": FORMAT,
+        "torch": torch.__version__,
+        "config": configs.to_dict(snapshot.config),
+        "fingerprint": snapshot.fingerprint,
+        "position": dataclasses.asdict(snapshot.position),
+        "meter": snapshot.meter,
+    }
+    (folder / JSON).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+
+
+def read(folder: Path) -> Snapshot:
+    """The JSON part of a checkpoint. Raises ValueError if a newer version of this package wrote it."""
+    data = configs.load_json(folder / JSON)
+    if data.get("format") != FORMAT:
+        raise ValueError(f"{folder / JSON}: format {data.get('format')!r} is not the {FORMAT} that this version reads")
+    return Snapshot(
+        config=configs.from_dict(TrainConfig, data["config"], str(folder / JSON)),
+        fingerprint=data["fingerprint"],
+        position=Position(**data["position"]),
+        meter=data["meter"],
+    )
+
+
+def read_model(folder: Path) -> ByteLM:
+    """The float32 master weights of a checkpoint, on the CPU."""
+    return load(folder)
+
+
+def restore(folder: Path, learner: Learner) -> None:
+    """Put moments, carried state and random number generators back as they were."""
+    tensors = load_file(folder / TENSORS)
+    groups: dict[str, dict[str, Tensor]] = {"optimiser": {}, "state": {}, "rng": {}}
+    for name, tensor in tensors.items():
+        group, _, rest = name.partition("/")
+        groups[group][rest] = tensor
+    adamw.load_state(learner.model, learner.optimiser, groups["optimiser"])
+    learner.state = _state(learner.model, groups["state"])
+    torch.set_rng_state(groups["rng"]["cpu"])
+    if "cuda" in groups["rng"] and learner.device.type == "cuda":
+        torch.cuda.set_rng_state(groups["rng"]["cuda"], learner.device)
+
+
+def _tensors(learner: Learner) -> dict[str, Tensor]:
+    tensors = {f"optimiser/{name}": t for name, t in adamw.named_state(learner.model, learner.optimiser)}
+    if learner.state is not None:
+        tensors |= {f"state/{name}": t for name, t in learner.state.named_tensors()}
+    tensors["rng/cpu"] = torch.get_rng_state()
+    if learner.device.type == "cuda":
+        tensors["rng/cuda"] = torch.cuda.get_rng_state(learner.device)
+    return tensors
+
+
+def _state(model: ByteLM, tensors: dict[str, Tensor]) -> ByteLMState | None:
+    if not tensors:
+        return None
+    empty = model.init_state(1)
+    names = iter(name for name, _ in empty.named_tensors())
+    return empty.map(lambda t: tensors[next(names)].to(t.device, t.dtype, copy=True))
