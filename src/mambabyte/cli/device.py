@@ -25,8 +25,8 @@ def pick_device(name: str) -> "torch.device":
         raise UsageError(f"--device {name} is no device; give auto, cpu, cuda or cuda:N") from None
     if device.type not in ("cpu", "cuda"):
         raise UsageError(f"--device {name} is not supported; give auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"--device {name}: torch finds {torch.cuda.device_count()} CUDA devices here; try --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise UsageError(f"--device {name}: torch finds {count} CUDA devices here; try --device cpu")
     return device
 
 

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from mambabyte.cli.console import UsageError, print_json, printable
 from mambabyte.cli.device import open_model
@@ -19,28 +20,27 @@ def evaluate(
     model: str,
     /,
     *,
-    data: Annotated[list[str], Parameter(consume_multiple=True)],
+    data: Annotated[list[str], Parameter(consume_multiple=True, negative=())],
     mode: Literal["stream", "window", "sliding"] = "stream",
     context: int | None = None,
     stride: int | None = None,
-    batch: int | None = None,
+    batch: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     device: str = "auto",
     xz: bool = True,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
-    """Bits per byte of any files, text or binary, in total and one by one.
-
-    Every byte is scored once. The first byte of a file is scored from what the model expects after one newline.
+    """Bits per byte of any files, text or binary, in total and one by one; every byte is scored once.
 
     Parameters
     ----------
     model
         A model folder or the folder of a training run.
     data
-        Files, folders or globs; every file is a document.
+        Files, folders or globs; every file is a document, and its first byte is scored from what the model expects
+        after one newline.
     mode
-        stream: the model remembers the whole file. window: it starts anew every CONTEXT bytes. sliding: windows of CONTEXT
-        bytes every STRIDE bytes, of which the last STRIDE bytes count.
+        stream: the model remembers the whole file. window: it starts anew every CONTEXT bytes. sliding: windows of
+        CONTEXT bytes every STRIDE bytes, of which the last STRIDE bytes count.
     context
         Bytes of a window; 8192 unless given.
     stride
@@ -97,6 +97,8 @@ def _show(report: "Report") -> None:
     from rich.table import Table
 
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=1 << 16)  # one line a file, however long its name
     table = Table(box=box.ROUNDED if console.is_terminal else None, pad_edge=False)
     for column in ("file", "bytes", "bits per byte", "xz -9"):
         table.add_column(column, justify="left" if column == "file" else "right", overflow="fold")
@@ -120,5 +122,9 @@ def _closing(report: "Report") -> str:
     """How it was measured, and the words."""
     window = "" if report.context is None else f", windows of {report.context:,} bytes"
     stride = "" if report.stride is None else f" every {report.stride:,}"
-    words = "" if report.word_perplexity is None else f"; word perplexity {report.word_perplexity:,.2f}"
-    return f"{report.mode}{window}{stride}: {report.words:,} words{words}; {report.bytes_per_second:,.0f} bytes/s"
+    perplexity = "" if report.word_perplexity is None else f", {report.word_perplexity:.5g} word perplexity"
+    empty = f"; {report.empty_files} empty files left out" if report.empty_files else ""
+    return (
+        f"{report.mode}{window}{stride}: {report.words:,} words{perplexity}, "
+        f"{report.bytes_per_second:,.0f} bytes/s{empty}"
+    )
