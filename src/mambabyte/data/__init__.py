@@ -1,0 +1,7 @@
+"""Bytes in: corpora of documents, training windows over them and the order they come in."""
+
+from mambabyte.data.corpus import Corpus
+from mambabyte.data.prefetch import prefetch
+from mambabyte.data.windows import IGNORE, Batch, Windows
+
+__all__ = ["IGNORE", "Batch", "Corpus", "Windows", "prefetch"]

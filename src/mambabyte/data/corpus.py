@@ -1,0 +1,173 @@
+"""Documents laid end to end: one long array of bytes, and where each document begins in it."""
+
+import bisect
+import functools
+import hashlib
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Protocol, overload
+
+import numpy as np
+
+from mambabyte.data.discovery import find_files
+from mambabyte.data.files import FileReader
+from mambabyte.data.raw_files import RawFiles
+
+_FINGERPRINT_SAMPLES = 256
+_FINGERPRINT_BYTES = 64
+
+
+class Part(Protocol):
+    """Some documents in a row, stored somewhere. All positions are relative to the part."""
+
+    nbytes: int
+    documents: int
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """Where each document begins, and the end: int64, (documents + 1,), from 0, strictly increasing."""
+
+    def read_into(self, out: np.ndarray, start: int) -> None:
+        """Fill `out` (uint8) with the bytes from `start` on, across documents."""
+
+    def document(self, index: int) -> np.ndarray:
+        """One document as a read-only memory map."""
+
+    def name(self, index: int) -> str:
+        """What to call a document, printable whatever bytes its file name has."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """A range of a corpus that windows are drawn from in proportion to `weight`. An unweighted corpus is one share."""
+
+    name: str
+    start: int
+    stop: int
+    weight: Fraction
+
+
+class Corpus:
+    """Bytes `0 .. nbytes - 1` of all documents end to end, read where they lie and when they are asked for."""
+
+    def __init__(self, parts: Sequence[Part], shares: Sequence[Share], *, empty: int = 0) -> None:
+        self._parts = tuple(parts)
+        self._byte_starts = [0, *itertools.accumulate(part.nbytes for part in parts)]
+        self._document_starts = [0, *itertools.accumulate(part.documents for part in parts)]
+        self.shares = tuple(shares)
+        self.empty = empty  # documents without a byte, which were left out
+        self.nbytes = self._byte_starts[-1]
+        self.documents = self._document_starts[-1]
+
+    @classmethod
+    def open(cls, paths: Sequence[str | Path]) -> "Corpus":
+        """Every regular file that the paths (files, folders, globs) stand for, each as one document; no preparation.
+
+        Raises ValueError, naming the path, if nothing is there, it cannot be read, or all that is there is empty.
+        """
+        if isinstance(paths, (str, Path)):
+            paths = [paths]
+        if not paths:
+            raise ValueError("no data: name at least one file, folder or glob")
+        found = [file for path in paths for file in find_files(os.fspath(path))]
+        files = [file for file in found if file.size > 0]
+        if not files:
+            empty = f"only empty files ({len(found)})" if found else "no files"
+            raise ValueError(f"{', '.join(map(str, paths))}: {empty} here; name data that has at least one byte")
+        part = RawFiles(files, FileReader())
+        return cls([part], [Share("all", 0, part.nbytes, Fraction(1))], empty=len(found) - len(files))
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The name of each document."""
+        return _Names(self)
+
+    @functools.cached_property
+    def offsets(self) -> np.ndarray:
+        """Where each document begins, and the end: int64, (documents + 1,). Several parts are joined in memory."""
+        if len(self._parts) == 1:
+            return self._parts[0].offsets
+        starts = [part.offsets[:-1] + start for part, start in zip(self._parts, self._byte_starts, strict=False)]
+        return np.concatenate([*starts, [self.nbytes]])
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """The bytes in [start, stop), across documents, as a new uint8 array."""
+        out = np.empty(stop - start, np.uint8)
+        self.read_into(out, start)
+        return out
+
+    def read_into(self, out: np.ndarray, start: int) -> None:
+        """Fill `out` (uint8) with the bytes from `start` on. Raises ValueError if a file has changed, naming it."""
+        for part, origin, lower, upper in self._overlaps(start, start + len(out)):
+            part.read_into(out[lower - start : upper - start], lower - origin)
+
+    def document_starts(self, start: int, stop: int) -> np.ndarray:
+        """Positions in [start, stop) where a document begins, int64."""
+        found = [np.empty(0, np.int64)]
+        for part, origin, lower, upper in self._overlaps(start, stop):
+            first, last = np.searchsorted(part.offsets, (lower - origin, upper - origin))
+            found.append(part.offsets[first:last] + origin)
+        return np.concatenate(found)
+
+    def document(self, index: int) -> np.ndarray:
+        """Document `index` as a read-only memory-mapped uint8 array."""
+        part, local = self._locate(index)
+        return part.document(local)
+
+    def name(self, index: int) -> str:
+        """What to call document `index`."""
+        part, local = self._locate(index)
+        return part.name(local)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Hex digest of document sizes, weights and evenly sampled bytes: what a resumed run must find again.
+
+        Paths and times are left out, so data may be moved or copied; the whole is not read, so a large corpus is quick.
+        """
+        digest = hashlib.sha256()
+        for part in self._parts:
+            digest.update(np.ascontiguousarray(part.offsets).data)
+        digest.update(repr([(share.start, share.stop, str(share.weight)) for share in self.shares]).encode())
+        size = min(_FINGERPRINT_BYTES, self.nbytes)
+        for i in range(_FINGERPRINT_SAMPLES):
+            position = (self.nbytes - size) * i // (_FINGERPRINT_SAMPLES - 1)
+            digest.update(self.read(position, position + size).data)
+        return digest.hexdigest()
+
+    def _locate(self, index: int) -> tuple[Part, int]:
+        if not -self.documents <= index < self.documents:
+            raise IndexError(f"document {index} of a corpus of {self.documents}")
+        index %= self.documents
+        number = bisect.bisect_right(self._document_starts, index) - 1
+        return self._parts[number], index - self._document_starts[number]
+
+    def _overlaps(self, start: int, stop: int) -> Iterator[tuple[Part, int, int, int]]:
+        """Each part that meets [start, stop): the part, where it begins, and the common range, in corpus positions."""
+        assert 0 <= start <= stop <= self.nbytes, "positions lie within the corpus"
+        number = bisect.bisect_right(self._byte_starts, start) - 1
+        while start < stop:
+            end = min(stop, self._byte_starts[number + 1])
+            yield self._parts[number], self._byte_starts[number], start, end
+            number, start = number + 1, end
+
+
+class _Names(Sequence[str]):
+    def __init__(self, corpus: Corpus) -> None:
+        self._corpus = corpus
+
+    def __len__(self) -> int:
+        return self._corpus.documents
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self._corpus.name(i) for i in range(*index.indices(len(self)))]
+        return self._corpus.name(index)

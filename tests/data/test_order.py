@@ -1,0 +1,63 @@
+import importlib.util
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mambabyte.data import order
+from mambabyte.data.order import FEISTEL, GRAIN, choose_order, pass_key
+
+KEYS = st.integers(0, 2**32 - 1)
+
+
+@pytest.mark.parametrize("permutation", [GRAIN, FEISTEL], ids=lambda each: each.name)
+@given(size=st.integers(1, 700), key=KEYS)
+def test_every_order_is_a_permutation(permutation, size, key):
+    assert sorted(permutation(index, size, key) for index in range(size)) == list(range(size))
+
+
+@pytest.mark.parametrize(
+    ("permutation", "largest"), [(GRAIN, 2**32), (FEISTEL, 2**62)], ids=lambda each: getattr(each, "name", None)
+)
+@given(data=st.data())
+def test_draws_from_huge_sizes_stay_inside_and_never_meet(permutation, largest, data):
+    size = data.draw(st.integers(2_000_000_000, largest))
+    indices = data.draw(st.sets(st.integers(0, size - 1), min_size=50, max_size=50))
+    key = data.draw(KEYS)
+    images = {permutation(index, size, key) for index in indices}
+    assert len(images) == len(indices)
+    assert min(images) >= 0
+    assert max(images) < size
+
+
+@pytest.mark.parametrize("permutation", [GRAIN, FEISTEL], ids=lambda each: each.name)
+def test_first_draws_spread_over_the_whole_range(permutation):
+    # 4000 draws into 16 equal bins: 250 expected, standard deviation 15; a pattern would leave bins far outside.
+    size = 2_000_000_000
+    bins = [0] * 16
+    for index in range(4000):
+        bins[permutation(index, size, pass_key(1, 0, 0)) * 16 // size] += 1
+    assert min(bins) > 160
+    assert max(bins) < 340
+
+
+@pytest.mark.parametrize("permutation", [GRAIN, FEISTEL], ids=lambda each: each.name)
+def test_every_pass_and_seed_has_its_own_order(permutation):
+    keys = [pass_key(seed, share, lap) for seed in (0, 1, -5, 2**80) for share in (0, 1) for lap in (0, 1, 2)]
+    orders = {tuple(permutation(index, 50, key) for index in range(50)) for key in keys}
+    assert len(orders) == len(keys)
+
+
+def test_grain_is_chosen_where_it_is_installed_up_to_its_limit():
+    assert choose_order(10) is GRAIN
+    assert choose_order(2**32) is GRAIN
+    assert choose_order(2**32 + 1) is FEISTEL
+
+
+def test_without_grain_the_choice_is_said_once(monkeypatch, caplog):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    order._say_once.cache_clear()
+    assert choose_order(10) is FEISTEL
+    assert choose_order(20) is FEISTEL
+    assert len(caplog.records) == 1
+    assert "grain is not installed" in caplog.text
