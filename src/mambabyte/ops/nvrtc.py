@@ -1,0 +1,139 @@
+"""CUDA C++ compiled at run time by NVRTC and launched on torch's stream, through NVIDIA's `cuda.core`.
+
+CUDA builds of torch bring NVRTC, so a GPU user needs neither nvcc nor a C compiler. Nothing here happens at import.
+"""
+
+import functools
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+OPS = Path(__file__).parent
+IO_CODES = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
+# A block gets more than this much shared memory only after the driver is asked for it.
+STATIC_SHARED_LIMIT = 48 * 1024
+
+
+def why_not(tensor: Tensor) -> str | None:
+    """A sentence why kernels of this package cannot run on this tensor; None when they can."""
+    if tensor.device.type != "cuda":
+        return f"the tensors are on {tensor.device.type}"
+    if tensor.dtype not in IO_CODES:
+        return f"its kernels take bfloat16, float16 and float32, not {tensor.dtype}"
+    major, minor = torch.cuda.get_device_capability(tensor.device)
+    if major < 8:
+        return f"its kernels need compute capability 8.0, this GPU has {major}.{minor}"
+    return _why_no_compiler()
+
+
+@functools.cache
+def _why_no_compiler() -> str | None:
+    try:
+        _core()
+    except ModuleNotFoundError as missing:
+        return f"the package cuda-core is not installed (no module {missing.name}): pip install cuda-core"
+    except ImportError as error:
+        return f"cuda.core cannot be imported: {error}"
+    return None
+
+
+def _core() -> ModuleType:
+    import cuda.core as core
+
+    if not hasattr(core, "Program"):  # before 0.5 everything lay one level down
+        import cuda.core.experimental as core
+    return core
+
+
+def read_source(*names: str) -> str:
+    """The CUDA sources of this package, joined in order with their lines kept; names are relative to `ops/`."""
+    return "\n".join(f'#line 1 "{name}"\n{(OPS / name).read_text()}' for name in names)
+
+
+def compile_cubin(source: str, defines: Mapping[str, int], arch: str) -> tuple[Any, str]:
+    """Machine code of `source` for `arch` ("sm_90") and the assembler's report of registers and spills.
+
+    Needs no GPU. Raises RuntimeError with the compiler's log when the source does not compile.
+    """
+    core = _core()
+    options = core.ProgramOptions(
+        arch=arch, std="c++17", define_macro=[(k, str(v)) for k, v in defines.items()], ptxas_options="-v"
+    )
+    log = io.StringIO()
+    try:
+        code = core.Program(source, "c++", options).compile("cubin", logs=log)
+    except Exception as error:  # cuda.core raises its own NVRTCError; what it says is all there is to say
+        settings = ", ".join(f"{k}={v}" for k, v in defines.items())
+        raise RuntimeError(f"NVRTC could not compile a kernel for {arch} with {settings}: {error}\n{log.getvalue()}") from error
+    return code, log.getvalue()
+
+
+class Kernel:
+    """One `extern "C" __global__` function, compiled for the current GPU at its first launch."""
+
+    def __init__(self, sources: tuple[str, ...], name: str, defines: tuple[tuple[str, int], ...]):
+        self.sources, self.name, self.defines = sources, name, defines
+        self._loaded: dict[tuple[int, int], Any] = {}  # by (device, shared memory)
+
+    def __call__(
+        self, grid: tuple[int, ...], threads: int, *arguments: Tensor | int | float | None, shared: int = 0
+    ) -> None:
+        """Launch on the current device and stream.
+
+        Tensors become pointers and None the null pointer; integers arrive as `long long`, floats as `double`.
+        """
+        device = torch.cuda.current_device()
+        kernel = self._loaded.get((device, shared))
+        if kernel is None:
+            kernel = self._loaded[device, shared] = self._load(device, shared)
+        values = [a.data_ptr() if isinstance(a, Tensor) else 0 if a is None else a for a in arguments]
+        stream = _stream(torch.cuda.current_stream(device).cuda_stream)
+        _launch()(stream, _config(grid, threads, shared), kernel, *values)
+
+    def _load(self, device: int, shared: int) -> Any:
+        major, minor = torch.cuda.get_device_capability(device)
+        kernel = _module(self.sources, self.defines, f"sm_{major}{minor}").get_kernel(self.name)
+        if shared > STATIC_SHARED_LIMIT:
+            _allow_shared(kernel, device, shared)
+        return kernel
+
+
+@functools.cache
+def get(sources: tuple[str, ...], name: str, **defines: int) -> Kernel:
+    """The kernel `name` of the joined sources under these macros; one object per combination."""
+    return Kernel(sources, name, tuple(sorted(defines.items())))
+
+
+@functools.cache
+def _module(sources: tuple[str, ...], defines: tuple[tuple[str, int], ...], arch: str) -> Any:
+    return compile_cubin(read_source(*sources), dict(defines), arch)[0]
+
+
+def _allow_shared(kernel: Any, device: int, shared: int) -> None:
+    from cuda.bindings import driver
+
+    attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    handle = kernel.handle if hasattr(kernel, "handle") else kernel._handle
+    (status,) = driver.cuKernelSetAttribute(attribute, shared, handle, device)
+    if status != driver.CUresult.CUDA_SUCCESS:
+        raise RuntimeError(f"this GPU cannot give a block {shared} bytes of shared memory ({status.name})")
+
+
+@functools.cache
+def _launch() -> Any:
+    return _core().launch
+
+
+@functools.lru_cache(maxsize=1024)
+def _config(grid: tuple[int, ...], threads: int, shared: int) -> Any:
+    return _core().LaunchConfig(grid=grid, block=threads, shmem_size=shared)
+
+
+@functools.lru_cache(maxsize=64)
+def _stream(handle: int) -> Any:
+    return _core().Stream.from_handle(handle)

@@ -1,0 +1,347 @@
+"""The selective scan on an NVIDIA GPU: CUDA C++ in forward.cu, backward.cu and step.cu, compiled at run time.
+
+Derivation, layouts and measurements: docs/kernels.md, section GPU. Inputs may be strided as long as channels (of x, dt, z) and
+states (of B, C) are neighbours in memory, anything else is copied. Gradients are the same bits in every run.
+"""
+
+import dataclasses
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from mambabyte.ops import nvrtc
+
+HEADERS = ("device.cuh", "selective_scan/layout.cuh")
+MAX_STATES = 64
+# Rows between the states that the forward keeps for the backward: 64 / CHUNK float32 bytes a (position, channel) at 16 states.
+CHUNK = 32
+TILE, GROUP, UNROLL = 4, 8, 8  # rows in registers in the backward, rows finished together, rows unrolled in the forward
+# Warps that keep an H100 or H200 (528 schedulers) busy; below this time is cut into segments.
+ENOUGH_WARPS = 1024
+
+
+def why_not(x: Tensor, states: int) -> str | None:
+    """A sentence why the CUDA kernels cannot run on x with this many states; None when they can."""
+    if states > MAX_STATES:
+        return f"its kernels hold at most {MAX_STATES} states, not {states}"
+    return nvrtc.why_not(x)
+
+
+def checkpoint_shape(batch: int, length: int, channels: int, states: int) -> tuple[int, ...]:
+    """Shape of the float32 states that the forward keeps for the backward, one every CHUNK rows."""
+    return (batch, -(-length // CHUNK), channels, states)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How a problem is laid on the GPU: `channels` a lane, `warps` a block, time cut into `segments`."""
+
+    batch: int
+    length: int
+    width: int
+    states: int
+    channels: int
+    warps: int
+    segment_rows: int
+
+    @cached_property
+    def padded_states(self) -> int:
+        return max(4, 1 << (self.states - 1).bit_length())
+
+    @cached_property
+    def warp_channels(self) -> int:
+        return 32 // (self.padded_states // 4) * self.channels
+
+    @property
+    def segments(self) -> int:
+        return -(-self.length // self.segment_rows)
+
+    @property
+    def blocks(self) -> int:
+        """Blocks side by side over the channels."""
+        return -(-self.width // (self.warp_channels * self.warps))
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return self.batch * self.segments, self.blocks
+
+    @property
+    def shared_backward(self) -> int:
+        """Bytes of `struct Shared` in backward.cu."""
+        row = self.channels * 32 + 4
+        starts = CHUNK // TILE * self.channels * 32 * 16
+        steps, dy = CHUNK * self.warp_channels * 8, GROUP * self.warp_channels * 4
+        warp = starts + steps + dy + 3 * GROUP * row * 4 + CHUNK * 2 * self.padded_states * 4
+        return self.warps * warp + CHUNK * self.padded_states * 8 + CHUNK * 4
+
+
+def plan(batch: int, length: int, width: int, states: int) -> Plan:
+    """A layout with enough warps for the GPU: fewer channels a lane first, then segments of time."""
+    padded = max(4, 1 << (states - 1).bit_length())
+    lanes = 32 // (padded // 4)
+    channels = 2
+    warp_channels = lanes * channels
+    warps_in_all = batch * -(-width // warp_channels)
+    wanted = -(-ENOUGH_WARPS // warps_in_all) if warps_in_all * 3 < ENOUGH_WARPS * 2 else 1
+    chunks = -(-length // CHUNK)
+    segment_chunks = max(-(-chunks // wanted), 4)
+    return Plan(
+        batch=batch,
+        length=length,
+        width=width,
+        states=states,
+        channels=channels,
+        warps=min(4 if padded == 16 else 2, -(-width // warp_channels)),
+        segment_rows=CHUNK * (segment_chunks if wanted > 1 else chunks),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """The tensors of a call as the kernels take them: one activation dtype, contiguous rows, float32 parameters."""
+
+    x: Tensor
+    dt: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor | None
+    z: Tensor | None
+    dt_bias: Tensor | None
+    resets: Tensor | None
+    dt_softplus: bool
+
+    @classmethod
+    def of(
+        cls,
+        x: Tensor,
+        dt: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor | None,
+        z: Tensor | None,
+        dt_bias: Tensor | None,
+        resets: Tensor | None,
+        dt_softplus: bool,
+    ) -> "Inputs":
+        """Mixed activation dtypes are computed in float32."""
+        activations = [t for t in (x, dt, B, C, z) if t is not None]
+        dtype = x.dtype if all(t.dtype == x.dtype for t in activations) else torch.float32
+        return cls(
+            _rows(x, dtype),
+            _rows(dt, dtype),
+            _floats(A),
+            _rows(B, dtype),
+            _rows(C, dtype),
+            None if D is None else _floats(D),
+            None if z is None else _rows(z, dtype),
+            None if dt_bias is None else _floats(dt_bias),
+            None if resets is None else resets.contiguous(),
+            dt_softplus,
+        )
+
+    def plan(self) -> Plan:
+        batch, length, width = self.x.shape
+        return plan(batch, length, width, self.A.shape[1])
+
+    def defines(self, plan: Plan, *others: Tensor) -> dict[str, int]:
+        """Macros that every kernel takes; `others` are further (B, L, E) tensors that must be aligned for quads to be."""
+        rows = [t for t in (self.x, self.dt, self.z, *others) if t is not None]
+        return {
+            "IO": nvrtc.IO_CODES[self.x.dtype],
+            "N": plan.states,
+            "CHANNELS": plan.channels,
+            "WARPS": plan.warps,
+            "CHUNK": CHUNK,
+            "GATED": int(self.z is not None),
+            "RESETS": int(self.resets is not None),
+            "SOFTPLUS": int(self.dt_softplus),
+            "ALIGNED": int(all(_whole_quads(t) for t in rows)),
+            "ALIGNED_BC": int(_whole_quads(self.B) and _whole_quads(self.C)),
+        }
+
+    def forward_kernel(self, name: str, plan: Plan, *others: Tensor) -> nvrtc.Kernel:
+        """A kernel of forward.cu."""
+        defines = self.defines(plan, *others)
+        sources = (*HEADERS, "selective_scan/forward.cu")
+        return nvrtc.get(sources, name, **defines, TILE=16, UNROLL=UNROLL, MIN_BLOCKS=1)
+
+    def arguments(self, plan: Plan, x: Tensor | None = None) -> list[Tensor | int | None]:
+        """The parameters that the kernels of forward.cu share; x may be replaced (by dy, for the adjoints)."""
+        batch, length, width = self.x.shape
+        strided = [_strided(t) for t in (self.x if x is None else x, self.dt, self.z, self.B, self.C)]
+        fixed = [self.A, self.D, self.dt_bias, self.resets, length, width, plan.segments, plan.segment_rows]
+        return [*(argument for three in strided for argument in three), *fixed]
+
+
+def forward(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    initial_state: Tensor | None,
+    resets: Tensor | None,
+    *,
+    dt_softplus: bool,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y in x's dtype, the final state (B, E, N) float32, and with `keep` the states every CHUNK rows."""
+    inputs = Inputs.of(x, dt, A, B, C, D, z, dt_bias, resets, dt_softplus)
+    batch, length, width = x.shape
+    first = None if initial_state is None else _floats(initial_state)
+    shape = checkpoint_shape(batch, length, width, A.shape[1]) if keep else (0,)
+    checkpoints = x.new_empty(shape, dtype=torch.float32)
+    y, last = inputs.x.new_empty(x.shape), x.new_empty((batch, *A.shape), dtype=torch.float32)
+    if x.numel() == 0:
+        last.copy_(first) if first is not None else last.zero_()
+        return y.to(x.dtype), last, checkpoints
+    with torch.cuda.device(x.device):
+        laid = inputs.plan()
+        if laid.segments > 1:
+            first = _chain(inputs, laid, "scan_segment_states", first, None)
+        kernel = inputs.forward_kernel("scan_forward", laid, y)
+        arguments = inputs.arguments(laid)
+        kernel(laid.grid, laid.warps * 32, *arguments, first, y, last, checkpoints if keep else None)
+    return y.to(x.dtype), last, checkpoints
+
+
+def _chain(inputs: Inputs, laid: Plan, kernel: str, first: Tensor | None, dy: Tensor | None) -> Tensor:
+    """(B, segments, E, N): the state before each segment; given dy, the gradient of the state after each segment."""
+    width, states = inputs.A.shape
+    chained = inputs.A.new_empty(laid.batch, laid.segments, width, states)
+    elapsed = inputs.A.new_empty(laid.batch, laid.segments, width)
+    others = () if dy is None else (dy,)
+    local = inputs.forward_kernel(kernel, laid, *others)
+    local(laid.grid, laid.warps * 32, *inputs.arguments(laid, dy), chained, elapsed)
+    threads = 256
+    carry = inputs.forward_kernel("scan_carry", laid, *others)
+    grid = (laid.batch, -(-width * states // threads))
+    carry(grid, threads, chained, elapsed, inputs.A, first, laid.segments, width, int(dy is not None))
+    return chained
+
+
+def backward(
+    dy: Tensor,
+    dfinal: Tensor | None,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    initial_state: Tensor | None,
+    resets: Tensor | None,
+    checkpoints: Tensor,
+    *,
+    dt_softplus: bool,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of x, dt, A, B, C, D, z, dt_bias and the initial state, each in the dtype of its tensor; None for None."""
+    tensors = (x, dt, A, B, C, D, z, dt_bias, initial_state)
+    inputs = Inputs.of(x, dt, A, B, C, D, z, dt_bias, resets, dt_softplus)
+    last = None if dfinal is None else _floats(dfinal)
+    if x.numel() == 0:
+        zeros = [None if t is None else torch.zeros_like(t) for t in tensors]
+        if initial_state is not None and last is not None:
+            zeros[-1] = last.to(initial_state.dtype)
+        return tuple(zeros)
+    with torch.cuda.device(x.device):
+        gradients = _backward(inputs, inputs.plan(), _rows(dy, inputs.x.dtype), last, initial_state is not None, checkpoints)
+    return tuple(None if t is None or g is None else g.to(t.dtype) for t, g in zip(tensors, gradients, strict=True))
+
+
+def _backward(
+    inputs: Inputs, laid: Plan, dy: Tensor, last: Tensor | None, wants_first: bool, checkpoints: Tensor
+) -> tuple[Tensor | None, ...]:
+    batch, length, width, states = laid.batch, laid.length, laid.width, laid.states
+    if laid.segments > 1:
+        last = _chain(inputs, laid, "scan_segment_adjoints", last, dy)
+    dx, ddt = inputs.x.new_empty(inputs.x.shape), inputs.x.new_empty(inputs.x.shape)
+    dz = None if inputs.z is None else torch.empty_like(dx)
+    dA = inputs.A.new_empty(batch * laid.segments, width, states)
+    dD, dbias = inputs.A.new_empty(batch * laid.segments, width), inputs.A.new_empty(batch * laid.segments, width)
+    partial = inputs.A.new_empty(laid.blocks, batch, length, 2, laid.padded_states)
+    first = inputs.A.new_empty(batch, width, states) if wants_first else None
+    dB, dC = inputs.x.new_empty(inputs.B.shape), inputs.x.new_empty(inputs.B.shape)
+    defines = inputs.defines(laid, dy) | {"TILE": TILE, "GROUP": GROUP, "MIN_BLOCKS": 1, "SHARED_BYTES": laid.shared_backward}
+    sources = (*HEADERS, "selective_scan/backward.cu")
+    strided = [_strided(t) for t in (inputs.x, inputs.dt, inputs.z, dy, inputs.B, inputs.C)]
+    nvrtc.get(sources, "scan_backward", **defines)(
+        laid.grid,
+        laid.warps * 32,
+        *(argument for three in strided for argument in three),
+        *(inputs.A, inputs.D, inputs.dt_bias, inputs.resets, length, width, laid.segments, laid.segment_rows),
+        *(checkpoints, last, dx, ddt, dz, dA, dD, dbias, partial, first),
+        shared=laid.shared_backward,
+    )
+    rows, threads = batch * length, 256
+    elements = rows * 2 * laid.padded_states
+    nvrtc.get(sources, "scan_sum_blocks", **defines)((-(-elements // threads),), threads, partial, dB, dC, laid.blocks, rows)
+    return dx, ddt, dA.sum(0), dB, dC, dD.sum(0), dz, dbias.sum(0), first
+
+
+def step(
+    state: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    *,
+    dt_softplus: bool,
+) -> Tensor:
+    """One position for every row: y (B, E); `state` (B, E, N) float32 is updated in place."""
+    if state.dtype != torch.float32 or state.stride()[1:] != (A.shape[1], 1):
+        updated = state.float().contiguous()
+        y = step(updated, x, dt, A, B, C, D, z, dt_bias, dt_softplus=dt_softplus)
+        state.copy_(updated)
+        return y
+    inputs = Inputs.of(x, dt, A, B, C, D, z, dt_bias, None, dt_softplus)
+    batch, width = x.shape
+    y = inputs.x.new_empty(x.shape)
+    if x.numel() == 0:
+        return y.to(x.dtype)
+    laid = plan(batch, 1, width, A.shape[1])
+    threads = 128
+    defines = inputs.defines(laid)
+    kernel = nvrtc.get((*HEADERS, "selective_scan/step.cu"), "scan_step", **defines)
+    rows = [argument for t in (inputs.x, inputs.dt, inputs.z, inputs.B, inputs.C) for argument in _row(t)]
+    with torch.cuda.device(x.device):
+        grid = (batch, -(-width * (laid.padded_states // 4) // threads))
+        kernel(grid, threads, *_row(state), *rows, inputs.A, inputs.D, inputs.dt_bias, y, width)
+    return y.to(x.dtype)
+
+
+def _floats(tensor: Tensor) -> Tensor:
+    """float32, contiguous and on 16 bytes, so that four states are one read."""
+    tensor = tensor.to(torch.float32).contiguous()
+    return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
+
+
+def _rows(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    tensor = tensor.to(dtype)
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+def _strided(tensor: Tensor | None) -> tuple[Tensor | None, int, int]:
+    return (None, 0, 0) if tensor is None else (tensor, tensor.stride(0), tensor.stride(1))
+
+
+def _row(tensor: Tensor | None) -> tuple[Tensor | None, int]:
+    return (None, 0) if tensor is None else (tensor, tensor.stride(0))
+
+
+def _whole_quads(tensor: Tensor) -> bool:
+    """Whether four neighbours can be read at once anywhere in the tensor."""
+    whole = tensor.shape[-1] % 4 == 0 and all(stride % 4 == 0 for stride in tensor.stride()[:-1])
+    return whole and tensor.data_ptr() % (4 * tensor.element_size()) == 0
