@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from tests.generation.conftest import tiny_model
 
 from mambabyte.generation import Decoder, generate, open_engine, stream
 from mambabyte.generation import engine as engines
 from mambabyte.generation.sampling import Sampler, Sampling
 from mambabyte.models.context import Context
+from tests.generation.conftest import tiny_model
 
 PROMPTS = [b"", b"a", b"def main(", b"\xff\x00\xfe", b"x" * 300, "naïve ⚡".encode()]
 SETTINGS = [

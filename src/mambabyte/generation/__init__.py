@@ -7,3 +7,4 @@ from mambabyte.generation.decoder import Decoder as Decoder
 from mambabyte.generation.engine import Engine as Engine
 from mambabyte.generation.engine import open_engine as open_engine
 from mambabyte.generation.sampling import Sampling as Sampling
+from mambabyte.generation.sampling import SamplingOptions as SamplingOptions
