@@ -175,7 +175,7 @@ def test_every_mismatch_is_a_sentence_up_to_eight(folder: Path) -> None:
     ("changes", "sentence"),
     [
         ({"num_hidden_layers": 10**12}, "num_hidden_layers must be between 1 and 4096"),
-        ({"hidden_size": 65536, "num_hidden_layers": 4096}, "asks for 4096 layers, but the weights are 23 tensors"),
+        ({"hidden_size": 65536, "num_hidden_layers": 4096}, "asks for 4096 layers, but there are 23 tensors"),
         ({"hidden_size": 65536, "state_size": 65536, "expand": 65536, "conv_kernel": 65536}, "do not fit"),
         ({"hidden_size": -1}, "hidden_size must be between"),
         ({"vocab_size": 255}, "at least 256"),

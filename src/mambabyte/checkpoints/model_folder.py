@@ -78,11 +78,13 @@ class Opened(Mapping[str, Tensor]):
     `skeleton` is the model without memory (on the meta device); `notes` say what was wrong and how it was understood.
     """
 
-    def __init__(self, described: Described, weights: Weights) -> None:
+    def __init__(self, described: Described, weights: Weights, folder: Path) -> None:
         self.config, self.notes = described.config, described.notes
-        if len(self.config.pattern) > len(weights):
-            layers, stored = len(self.config.pattern), len(weights)
-            raise ValueError(f"the config asks for {layers} layers, but the weights are {stored} tensors in all")
+        layers, stored = len(self.config.pattern), len(weights)
+        if layers > stored:
+            raise ValueError(
+                f"{folder}: {CONFIG} asks for {layers} layers, but the weights are {stored} tensors in all"
+            )
         with torch.device("meta"):
             self.skeleton = ByteLM(described.config)
         self._shapes = {name: tuple(t.shape) for name, t in self.skeleton.state_dict().items()}
@@ -141,7 +143,7 @@ def open_folder(folder: Path) -> Opened:
     where = str(folder / CONFIG)
     data = load_json(folder / CONFIG)
     weights = open_weights(folder)
-    opened = Opened(_layout(data, where).describe(data, weights, where), weights)
+    opened = Opened(_layout(data, where).describe(data, weights, where), weights, folder)
     if wrong := opened.mismatches():
         more = [f"... and {len(wrong) - _SHOWN} more like these"] if len(wrong) > _SHOWN else []
         raise ValueError("\n  ".join([f"{folder}: the weights do not fit {CONFIG}:", *wrong[:_SHOWN], *more]))
