@@ -12,8 +12,10 @@ from mambabyte import __version__
 from mambabyte.cli.console import UsageError, complain
 
 VERBS = {
+    "demo": "Train, evaluate and generate in a few minutes, with nothing to download.",
     "train": "Train a byte model on files, and resume it.",
     "evaluate": "Bits per byte of any files.",
+    "surprisal": "Bits for every byte of one file, as a heat map, a page or numbers.",
     "generate": "Continue a prompt, byte by byte.",
     "info": "Size, cost and pattern of a model or preset.",
 }
@@ -21,7 +23,13 @@ VERBS = {
 
 def build_app() -> App:
     """The command tree; a verb's module is imported when the verb is called."""
-    app = App(name="mambabyte", help="Language models on raw bytes.", version=__version__, result_action="return_value")
+    app = App(
+        name="mambabyte",
+        help="Language models on raw bytes.",
+        version=__version__,
+        result_action="return_value",
+        suppress_keyboard_interrupt=False,  # `run` says so in our words
+    )
     for verb, summary in VERBS.items():
         app.command(f"mambabyte.cli.{verb}:{verb}", name=verb, help=summary)
     return app

@@ -2,8 +2,7 @@
 
 A backend is a module with a `why_not(...)` function that returns None when the backend can serve the call and otherwise
 a sentence saying why it cannot. `"auto"` takes the backend of the tensor's device and falls back to the reference,
-saying so once; a backend forced by name that cannot run raises. Where the reference is all that is needed on a device
-(`written` does not name it), the reference serves without a word.
+saying so once; a backend forced by name that cannot run raises.
 """
 
 import functools
@@ -22,22 +21,17 @@ NAMES = ("auto", "reference", *BY_DEVICE.values())
 WhyNot = Callable[[ModuleType], str | None]
 
 
-def choose(
-    op: str, backend: str, device: torch.device, why_not: WhyNot, written: tuple[str, ...] = ("cpu", "cuda")
-) -> str:
+def choose(op: str, backend: str, device: torch.device, why_not: WhyNot) -> str:
     """Name of the backend that runs `op` (a package under `mambabyte.ops`) on `device`: "reference", "cpu" or "cuda".
 
-    `why_not(module)` asks the backend's module whether it can serve this call; `written` names the backends that this
-    op has. Raises ValueError for an unknown name and RuntimeError, with the backend's own reason, when a backend forced
-    by name cannot run.
+    `why_not(module)` asks the backend's module whether it can serve this call. Raises ValueError for an unknown name
+    and RuntimeError, with the backend's own reason, when a backend forced by name cannot run.
     """
     if backend not in NAMES:
         raise ValueError(f"backend={backend!r} is not one of {', '.join(NAMES)}")
     if backend == "reference":
         return backend
     wanted = BY_DEVICE.get(device.type) if backend == "auto" else backend
-    if backend == "auto" and wanted in BY_DEVICE.values() and wanted not in written:
-        return "reference"
     if wanted is None:
         _say_once(op, f"no kernels are written for {device.type} tensors")
         return "reference"

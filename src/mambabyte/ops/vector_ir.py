@@ -148,7 +148,7 @@ class Pointer:
         if mask is None:
             f.b.store(raw, self.value, align=self.element.size)
         else:
-            f.intrinsic("llvm.masked.store", ir.VoidType(), [raw, self.value, f.i32(self.element.size), mask], "{1}.p0")
+            f.intrinsic("llvm.masked.store", ir.VoidType(), [raw, self.value, f.i32(self.element.size), mask], "{0}.p0")
 
     def splat(self) -> Vec:
         """The one element here in every lane."""

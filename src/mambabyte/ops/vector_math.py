@@ -117,3 +117,17 @@ def _shuffle(a: Vec, b: Vec, lanes: Sequence[int]) -> Vec:
     """The chosen lanes of a followed by b."""
     chosen = ir.Constant(ir.VectorType(I32, len(lanes)), list(lanes))
     return Vec(a.f, a.f.b.shuffle_vector(a.value, b.value, chosen))
+
+
+def total(a: Vec) -> Vec:
+    """The sum over the lanes, in every lane."""
+    lanes, stride = a.f.target.lanes, 1
+    while stride < lanes:
+        a = a + _shuffle(a, a, [lane ^ stride for lane in range(lanes)])
+        stride *= 2
+    return a
+
+
+def square_root(a: Vec) -> Vec:
+    """The square root, correctly rounded."""
+    return Vec(a.f, a.f.intrinsic("llvm.sqrt", a.f.floats, [a.value], "{0}"))
