@@ -58,7 +58,7 @@ def test_a_run_says_how_far_it_is(capsys, tmp_path):
     capsys.readouterr()
     result = described(capsys, str(tmp_path / "run"))
     assert result["training"]["step"] == 2
-    assert result["training"]["bytes"] == 64
+    assert 0 < result["training"]["bytes"] <= 64
     assert run(["info", str(tmp_path / "run")]) == 0
     assert "step 2" in capsys.readouterr().out
 
