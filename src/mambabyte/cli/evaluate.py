@@ -64,7 +64,7 @@ def evaluate(
         raise UsageError(str(error)) from error
     corpus = Corpus.open(data)
     opened = open_model(model, device)
-    with _progress(corpus.nbytes) as progress:
+    with reading_bar(corpus.nbytes) as progress:
         report = bits_per_byte(
             opened, corpus, mode=mode, context=context, stride=stride, batch=batch, xz=xz, progress=progress
         )
@@ -75,7 +75,7 @@ def evaluate(
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], object] | None]:
+def reading_bar(total: int) -> Iterator[Callable[[int], object] | None]:
     """A bar on the terminal of stderr while the model reads, nothing elsewhere."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn

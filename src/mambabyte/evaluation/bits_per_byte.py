@@ -65,8 +65,7 @@ def evaluate(
         empty_files=corpus.empty,
         files=tuple(_file_report(corpus, i, float(bits[i]), xz) for i in range(corpus.documents)),
         mode=plan.mode,
-        context=None if plan.mode == "stream" else plan.window,
-        stride=plan.step if plan.mode == "sliding" else None,
+        **plan.reported,
         seconds=seconds,
     )
 

@@ -60,6 +60,14 @@ class Plan:
             return self.window
         return max(1, self.window // 2) if self.stride is None else self.stride
 
+    @property
+    def reported(self) -> dict[str, int | None]:
+        """context and stride as a report gives them: None where the mode has none."""
+        return {
+            "context": None if self.mode == "stream" else self.window,
+            "stride": self.step if self.mode == "sliding" else None,
+        }
+
     def runs(self, documents: Iterable[tuple[int, int]]) -> Iterator[Run]:
         """The runs over documents given as (number, size in bytes), in that order; none for an empty document."""
         for document, size in documents:
