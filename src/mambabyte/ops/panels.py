@@ -20,7 +20,7 @@ from mambabyte.ops.target import host_target
 from mambabyte.ops.vector_ir import Function, Int, Pointer
 
 # Positions in a chunk, and between checkpoints of the scan's state.
-CHUNK = 32
+CHUNK = 16
 # Blocks in a panel: with 16 lanes, stretches of 512 bytes.
 PANEL = 8
 # The integer arguments that `walk` and `row` need, besides `name_row` for tensors whose rows are further apart.

@@ -16,7 +16,7 @@ from llvmlite import ir
 
 from mambabyte.ops.target import Target
 
-I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
+I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 F32 = ir.FloatType()
 PTR = ir.PointerType()
 
@@ -34,7 +34,6 @@ FLOAT = Element("float32", F32, 4)
 BFLOAT = Element("bfloat16", I16, 2)
 INT8 = Element("int8", I8, 1)
 BYTE = Element("uint8", I8, 1)
-POINTER = Element("pointer", I64, 8)
 
 
 class Int:
@@ -137,8 +136,8 @@ class Pointer:
         if mask is None:
             raw = f.b.load(self.value, typ=kind, align=self.element.size)
         else:
-            zero = ir.Constant(kind, None)
-            raw = f.intrinsic("llvm.masked.load", kind, [self.value, f.i32(self.element.size), mask, zero], "{0}.p0")
+            arguments = [self.value, f.i32(self.element.size), mask, ir.Constant(kind, None)]
+            raw = f.intrinsic("llvm.masked.load", kind, arguments, "{3}.p0")
         return Vec(f, f.to_float(raw, self.element))
 
     def store(self, vec: Vec, mask: ir.Value | None = None) -> None:
@@ -203,8 +202,7 @@ class Function:
         self._counter, self._scratch = counter, scratch
         pairs = zip(self.pointers.items(), rest, strict=False)
         self._arguments: dict[str, Pointer | Int] = {n: Pointer(self, value, kind) for (n, kind), value in pairs}
-        pairs_of_integers = zip(self.integers, rest[len(self.pointers) :], strict=True)
-        self._arguments |= {n: Int(self, value) for n, value in pairs_of_integers}
+        self._arguments |= zip(self.integers, (Int(self, value) for value in rest[len(pointers) :]), strict=True)
 
     def pointer(self, name: str) -> Pointer:
         """The pointer argument of this name."""
@@ -236,7 +234,7 @@ class Function:
         """The constant in every lane."""
         if isinstance(value, Vec):
             return value
-        return Vec(self, ir.Constant(self.floats, [ir.Constant(F32, _float32(value))] * self.target.lanes))
+        return Vec(self, ir.Constant(self.floats, [ir.Constant(F32, float32(value))] * self.target.lanes))
 
     @property
     def floats(self) -> ir.VectorType:
@@ -254,8 +252,7 @@ class Function:
         """Call an LLVM intrinsic; in `suffix`, appended to its name, {i} stands for the mangled type of argument i."""
         kinds = [a.type for a in arguments]
         if suffix is not None:
-            source = [result] if name == "llvm.masked.load" else kinds
-            name += "." + suffix.format(*(_mangled(kind) for kind in source))
+            name += "." + suffix.format(*(_mangled(kind) for kind in kinds))
         declared = self.module.globals.get(name)
         if declared is None:
             declared = ir.Function(self.module, ir.FunctionType(result, kinds), name)
@@ -400,5 +397,6 @@ def _mangled(kind: ir.Type) -> str:
     return "f32" if kind == F32 else "p0" if kind == PTR else f"i{kind.width}"
 
 
-def _float32(value: float) -> float:
+def float32(value: float) -> float:
+    """The nearest float32."""
     return struct.unpack("f", struct.pack("f", value))[0]

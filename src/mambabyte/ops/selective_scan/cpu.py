@@ -119,8 +119,8 @@ def backward(
     dD, dbias = (pad_channels(None, channels, batch) for _ in range(2))
     # fixed by the shape alone, because dB and dC are summed panel by panel
     panel = min(PANEL, max(4, batch * inputs.blocks // 16))
-    dBC = torch.empty(-(-inputs.blocks // panel), batch, length, 2 * states)
     arguments = inputs.arguments(panel)
+    dBC = torch.empty(arguments["panels"], batch, length, 2 * states)
     threads = threads_for(BACKWARD_NANOSECONDS * x.numel() * states, arguments["tasks"])
     kernel = _kernel(cpu_ir.backward, states, inputs.dtype, dt_softplus, z is not None)
     kernel(
