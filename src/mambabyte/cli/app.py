@@ -23,9 +23,11 @@ VERBS = {
 
 def build_app() -> App:
     """The command tree; a verb's module is imported when the verb is called."""
+    # plain text: rendering help as markdown would import a parser, a third of the time that --help takes
     app = App(
         name="mambabyte",
         help="Language models on raw bytes.",
+        help_format="plaintext",
         version=__version__,
         result_action="return_value",
         suppress_keyboard_interrupt=False,  # `run` says so in our words
