@@ -185,7 +185,7 @@ def test_every_mismatch_is_a_sentence_up_to_eight(folder: Path) -> None:
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         ({"tie_word_embeddings": "no"}, "tie_word_embeddings must be true or false"),
         ({"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon must be a number"),
-        ({"model_type": "llama"}, "model_type 'llama' is not one we read"),
+        ({"model_type": "llama"}, "model_type is 'llama'"),
         ({"model_type": ["mamba"]}, "model_type"),
     ],
 )

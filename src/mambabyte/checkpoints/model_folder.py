@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mambabyte.checkpoints import hf_layout, own_layout
+from mambabyte.checkpoints import hf_layout, mamba_ssm_layout, own_layout
 from mambabyte.checkpoints.files import verify, write_files
 from mambabyte.checkpoints.layout import CONFIG, Described, Layout, stored_shape
 from mambabyte.checkpoints.weights import Weights, open_weights
@@ -22,8 +22,7 @@ from mambabyte.models import ByteLM, ByteLMConfig
 
 logger = logging.getLogger("mambabyte")
 
-LAYOUTS: dict[str, Layout] = {"hf": hf_layout, "mambabyte": own_layout}
-_BY_MODEL_TYPE = {hf_layout.MODEL_TYPE: "hf", own_layout.MODEL_TYPE: "mambabyte"}
+LAYOUTS: dict[str, Layout] = {"hf": hf_layout, "mambabyte": own_layout, "mamba-ssm": mamba_ssm_layout}
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _SHOWN = 8
 
@@ -82,9 +81,7 @@ class Opened(Mapping[str, Tensor]):
         self.config, self.notes = described.config, described.notes
         layers, stored = len(self.config.pattern), len(weights)
         if layers > stored:
-            raise ValueError(
-                f"{folder}: {CONFIG} asks for {layers} layers, but the weights are {stored} tensors in all"
-            )
+            raise ValueError(f"{folder}: {CONFIG} asks for {layers} layers, but there are {stored} tensors in all")
         with torch.device("meta"):
             self.skeleton = ByteLM(described.config)
         self._shapes = {name: tuple(t.shape) for name, t in self.skeleton.state_dict().items()}
@@ -162,7 +159,13 @@ def write_folder(folder: Path, config: ByteLMConfig, tensors: Mapping[str, Tenso
 
 
 def _layout(data: Mapping[str, object], where: str) -> Layout:
-    model_type = str(data.get("model_type"))
-    if model_type not in _BY_MODEL_TYPE:
-        raise ValueError(f"{where}: model_type {model_type!r} is not one we read: {', '.join(_BY_MODEL_TYPE)}")
-    return LAYOUTS[_BY_MODEL_TYPE[model_type]]
+    model_type = data.get("model_type")
+    if model_type is None and mamba_ssm_layout.KEYS & set(data):
+        return mamba_ssm_layout
+    for layout in (hf_layout, own_layout):
+        if model_type == layout.MODEL_TYPE:
+            return layout
+    raise ValueError(
+        f"{where}: not the config of a model we read: model_type is {str(model_type)[:60]!r}, where Hugging Face"
+        f" layouts say {hf_layout.MODEL_TYPE!r} or {own_layout.MODEL_TYPE!r} and mamba-ssm says d_model and n_layer"
+    )
