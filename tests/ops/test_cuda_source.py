@@ -36,7 +36,7 @@ def test_scan_compiles_without_spilling(arch: str) -> None:
     backward = (*scan.HEADERS, "selective_scan/backward.cu")
     forward = (*scan.HEADERS, "selective_scan/forward.cu")
     spilled = compile_and_print(arch, *backward, **defines, TILE=scan.TILE, GROUP=scan.GROUP)
-    spilled |= compile_and_print(arch, *forward, **defines, TILE=16, UNROLL=scan.UNROLL)
+    spilled |= compile_and_print(arch, *forward, **defines, TILE=16, BATCH=scan.BATCH)
     assert not any(spilled.values()), spilled
 
 
@@ -47,7 +47,7 @@ def test_scan_compiles_without_spilling(arch: str) -> None:
 def test_scan_compiles_for_other_problems(states: int, changes: dict[str, int]) -> None:
     defines = scan_defines(states, io=0) | changes
     compile_and_print("sm_90", *scan.HEADERS, "selective_scan/backward.cu", **defines, TILE=scan.TILE, GROUP=scan.GROUP)
-    compile_and_print("sm_90", *scan.HEADERS, "selective_scan/forward.cu", **defines, TILE=16, UNROLL=scan.UNROLL)
+    compile_and_print("sm_90", *scan.HEADERS, "selective_scan/forward.cu", **defines, TILE=16, BATCH=scan.BATCH)
     compile_and_print("sm_90", *scan.HEADERS, "selective_scan/step.cu", **defines)
 
 

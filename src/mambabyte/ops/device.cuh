@@ -81,17 +81,26 @@ __device__ __forceinline__ float4 unpack(io4 v) { return make_float4(low(v.x), h
 __device__ __forceinline__ io4 pack(float4 v) { return make_uint2(pack2(v.x, v.y), pack2(v.z, v.w)); }
 #endif
 
-// Four neighbours of a row, zeros from position `valid` on. WHOLE promises that a quad is whole and lies on its own size.
+// Four neighbours of a row, zeros from position `valid` on. WHOLE promises that a quad is whole and lies on its own size; it is then
+// one predicated instruction, because a branch around a load would order the loads one after another.
 template <bool WHOLE>
-__device__ __forceinline__ io4 load4(const io_t* p, i64 valid) {
+__device__ __forceinline__ io4 load4(const io_t* p, int valid) {
     if constexpr (WHOLE) {
-        return valid > 0 ? *(const io4*)p : io4();
+        io4 v;
+#if IO == 2
+        asm("{\n.reg .pred p;\nsetp.gt.s32 p, %5, 0;\nmov.f32 %0, 0f00000000;\nmov.f32 %1, 0f00000000;\nmov.f32 %2, 0f00000000;\nmov.f32 %3, 0f00000000;\n"
+            "@p ld.global.nc.v4.f32 {%0, %1, %2, %3}, [%4];\n}" : "=&f"(v.x), "=&f"(v.y), "=&f"(v.z), "=&f"(v.w) : "l"(p), "r"(valid));
+#else
+        asm("{\n.reg .pred p;\nsetp.gt.s32 p, %3, 0;\nmov.b32 %0, 0;\nmov.b32 %1, 0;\n@p ld.global.nc.v2.b32 {%0, %1}, [%2];\n}"
+            : "=&r"(v.x), "=&r"(v.y) : "l"(p), "r"(valid));
+#endif
+        return v;
     } else {
         return io4_of(valid > 0 ? p[0] : io_t(), valid > 1 ? p[1] : io_t(), valid > 2 ? p[2] : io_t(), valid > 3 ? p[3] : io_t());
     }
 }
 template <bool WHOLE>
-__device__ __forceinline__ void store4(io_t* p, i64 valid, float4 v) {
+__device__ __forceinline__ void store4(io_t* p, int valid, float4 v) {
     if constexpr (WHOLE) {
         if (valid > 0) *(io4*)p = pack(v);
     } else {
@@ -102,11 +111,11 @@ __device__ __forceinline__ void store4(io_t* p, i64 valid, float4 v) {
     }
 }
 // The same for float32 tensors (states, per-channel parameters); `fill` stands where nothing lies, a null pointer is all fill.
-__device__ __forceinline__ float4 load_floats(const float* p, i64 valid, float fill) {
+__device__ __forceinline__ float4 load_floats(const float* p, int valid, float fill) {
     if (p == nullptr) valid = 0;
     return make_float4(valid > 0 ? p[0] : fill, valid > 1 ? p[1] : fill, valid > 2 ? p[2] : fill, valid > 3 ? p[3] : fill);
 }
-__device__ __forceinline__ void store_floats(float* p, i64 valid, float4 v) {
+__device__ __forceinline__ void store_floats(float* p, int valid, float4 v) {
     if (valid > 0) p[0] = v.x;
     if (valid > 1) p[1] = v.y;
     if (valid > 2) p[2] = v.z;

@@ -31,30 +31,31 @@ struct Shared {
 static_assert(sizeof(Shared) <= SHARED_BYTES, "the host computed too little shared memory");
 
 struct Sequence {
-    Rows x, dt, z, dy, B, C, dx, ddt, dz;
+    Rows x, dt, z, dy, B, C;
+    io_t *dx, *ddt, *dz;  // contiguous
     const float *A, *D, *dt_bias;
     const unsigned char* resets;
     i64 L, E;
 };
 
 // Add the eight values of a lane (dB and dC of its four states) over the lanes that hold the same states. Lane `column` is left with
-// the LANE_SUMS sums from number column * 8 / PART_LANES on.
-__device__ __forceinline__ void sum_channels(float (&v)[8], float* row, const Lane& me) {
+// the LANE_SUMS sums from number column * 8 / PART_LANES on (on tensor cores: lane l has sum l / 4 of part l % 4).
+__device__ __forceinline__ void sum_channels(float (&v)[8], float (&sums)[LANE_SUMS], const Lane& me) {
     if constexpr (TENSOR_CORES) {
         // One m16n8k8 product adds over the four lanes of a group and two registers: B[k][n] is k = lane % 4 (+ 4 in the second
         // register), n = lane / 4. Row m of A picks value m, so D[m][n] is value m summed over the group n = (part, half). TF32 keeps
         // 11 bits of a summand, more than the 16-bit inputs have.
-        float d0 = 0.f, d1 = 0.f, d2 = 0.f, d3 = 0.f;
+        float d[4] = {0.f, 0.f, 0.f, 0.f};
         int m = threadIdx.x % 32 / 4;
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             unsigned first = m == 2 * i ? 0x3f800000u : 0u, second = m == 2 * i + 1 ? 0x3f800000u : 0u;
-            asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                : "+f"(d0), "+f"(d1), "+f"(d2), "+f"(d3)
-                : "r"(first), "r"(0u), "r"(second), "r"(0u), "r"(__float_as_uint(v[2 * i])), "r"(__float_as_uint(v[2 * i + 1])));
+            asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%11,%12,%13};"
+                : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+                : "r"(first), "r"(0u), "r"(second), "r"(0u), "r"(__float_as_uint(v[2 * i])), "r"(__float_as_uint(v[2 * i + 1])),
+                  "f"(d[0]), "f"(d[1]), "f"(d[2]), "f"(d[3]));
         }
-        int part = threadIdx.x % 4;  // D's columns 2 part and 2 part + 1 are the two halves of a part's lanes
-        row[m / 4 * STATES + part * 4 + m % 4] = d0 + d1;
+        sums[0] = d[0] + d[1];  // D's columns 2 part and 2 part + 1 are the two halves of a part's lanes
     } else {
         int width = 8;
 #pragma unroll
@@ -72,129 +73,182 @@ __device__ __forceinline__ void sum_channels(float (&v)[8], float* row, const La
                 v[0] += __shfl_xor_sync(ALL, v[0], lanes);
             }
         }
-        constexpr int COPIES = PART_LANES > 8 ? PART_LANES / 8 : 1;
-        int first = me.column / COPIES * LANE_SUMS;
 #pragma unroll
-        for (int i = 0; i < LANE_SUMS; i++)
-            if (me.column % COPIES == 0) row[(first + i) / 4 * STATES + me.part * 4 + (first + i) % 4] = v[i];
+        for (int i = 0; i < LANE_SUMS; i++) sums[i] = v[i];
     }
 }
+__device__ __forceinline__ void put_sums(float* row, const float (&sums)[LANE_SUMS], const Lane& me) {
+    constexpr int COPIES = TENSOR_CORES ? 1 : PART_LANES > 8 ? PART_LANES / 8 : 1;
+    int lane = threadIdx.x % 32, part = TENSOR_CORES ? lane % 4 : me.part;
+    int first = TENSOR_CORES ? lane / 4 : me.column / COPIES * LANE_SUMS;
+#pragma unroll
+    for (int i = 0; i < LANE_SUMS; i++)
+        if (COPIES == 1 || me.column % COPIES == 0) row[(first + i) / 4 * STATES + part * 4 + (first + i) % 4] = sums[i];
+}
 
-// h after row t; returns the decays.
-__device__ __forceinline__ void advance(const Shared& shared, const Warp& warp, int t, const Lane& me, const float4 (&a)[CHANNELS], float4 (&h)[CHANNELS], float4 (&decay)[CHANNELS]) {
-    float4 B = shared.B[t][me.part];
-    float drop = RESETS ? shared.drop[t] : 0.f;
+// What the rows of a tile need. Reads of shared memory come before the arithmetic and writes after it: a write in between would keep
+// the compiler from moving later rows up, and one or two warps a scheduler cannot hide the latencies that then remain.
+struct Operands {
+    Step step[TILE];
+    float4 B[TILE];
+    float drop[TILE];
+
+    __device__ __forceinline__ void load(const Shared& shared, const Warp& warp, int t0, const Lane& me) {
+#pragma unroll
+        for (int t = 0; t < TILE; t++) {
+            step[t].load(warp.step[t0 + t], me);
+            B[t] = shared.B[t0 + t][me.part];
+            if (RESETS) drop[t] = shared.drop[t0 + t];
+        }
+    }
+};
+
+// From h before row t to h after it; leaves the decays.
+__device__ __forceinline__ void advance(const Operands& row, int t, const float4 (&a)[CHANNELS], float4 (&h)[CHANNELS], float4 (&decay)[CHANNELS]) {
 #pragma unroll
     for (int j = 0; j < CHANNELS; j++) {
-        float2 step = warp.step[t][me.column * CHANNELS + j];
+        float s = row.step[t].of[j].x, enters = row.step[t].of[j].y;
 #pragma unroll
         for (int n = 0; n < 4; n++) {
-            at(decay[j], n) = ex2(RESETS ? fmaf(step.x, at(a[j], n), drop) : step.x * at(a[j], n));
-            at(h[j], n) = fmaf(at(decay[j], n), at(h[j], n), step.y * at(B, n));
+            at(decay[j], n) = ex2(RESETS ? fmaf(s, at(a[j], n), row.drop[t]) : s * at(a[j], n));
+            at(h[j], n) = fmaf(at(decay[j], n), at(h[j], n), enters * at(row.B[t], n));
         }
     }
 }
 
-// What one row gives back: h after it, h_prev before it.
-__device__ __forceinline__ void retreat(Shared& shared, Warp& warp, int t, const Lane& me, const float4 (&a)[CHANNELS], const float4 (&h)[CHANNELS], const float4 (&h_prev)[CHANNELS],
-                                        const float4 (&decay)[CHANNELS], float4 (&g)[CHANNELS], float4 (&dA)[CHANNELS]) {
-    float4 B = shared.B[t][me.part], C = shared.C[t][me.part];
-    float sums[8];
+__device__ __forceinline__ void recompute_starts(Shared& shared, Warp& warp, const Lane& me, const float4 (&a)[CHANNELS], float4 (&h)[CHANNELS]) {
+    float4 decay[CHANNELS];
+#pragma unroll 1
+    for (int k = 0; k < TILES; k++) {
+        Operands row;
+        row.load(shared, warp, k * TILE, me);
+#pragma unroll
+        for (int j = 0; j < CHANNELS; j++) warp.start[k][j][threadIdx.x % 32] = h[j];
+        if (k + 1 == TILES) break;
+#pragma unroll
+        for (int t = 0; t < TILE; t++) advance(row, t, a, h, decay);
+    }
+}
+
+// This lane's shares of the sums that a row needs: over states for the row's quads, over channels for dB and dC.
+struct Shares {
+    float y[CHANNELS], dsx[CHANNELS], ds[CHANNELS], sums[LANE_SUMS];
+};
+
+// What one row gives back: h after it, h_prev before it, g the gradient of h from the rows after it.
+__device__ __forceinline__ Shares retreat(const Step& step, float4 B, float4 C, const float (&dy)[CHANNELS], const Lane& me, const float4 (&a)[CHANNELS], const float4 (&h)[CHANNELS],
+                                          const float4 (&h_prev)[CHANNELS], const float4 (&decay)[CHANNELS], float4 (&g)[CHANNELS], float4 (&dA)[CHANNELS]) {
+    Shares out;
+    float v[8];
 #pragma unroll
     for (int j = 0; j < CHANNELS; j++) {
-        int channel = me.column * CHANNELS + j, place = (j * PART_LANES + me.column) * PARTS + me.part;
-        float2 step = warp.step[t][channel];
-        float dy = warp.dy[t % GROUP][channel], y = 0.f, dsx = 0.f, ds = 0.f;
+        float y = 0.f, dsx = 0.f, ds = 0.f;
 #pragma unroll
         for (int n = 0; n < 4; n++) {
-            y = fmaf(at(h[j], n), at(C, n), y);
-            float gn = fmaf(dy, at(C, n), at(g[j], n));
-            sums[n] = j == 0 ? gn * step.y : fmaf(gn, step.y, sums[n]);
-            sums[4 + n] = j == 0 ? dy * at(h[j], n) : fmaf(dy, at(h[j], n), sums[4 + n]);
-            dsx = fmaf(gn, at(B, n), dsx);
+            y = n == 0 ? at(h[j], n) * at(C, n) : fmaf(at(h[j], n), at(C, n), y);
+            float gn = fmaf(dy[j], at(C, n), at(g[j], n));
+            v[n] = j == 0 ? gn * step.of[j].y : fmaf(gn, step.of[j].y, v[n]);
+            v[4 + n] = j == 0 ? dy[j] * at(h[j], n) : fmaf(dy[j], at(h[j], n), v[4 + n]);
+            dsx = n == 0 ? gn * at(B, n) : fmaf(gn, at(B, n), dsx);
             gn *= at(decay[j], n);
             at(g[j], n) = gn;
             float through = gn * at(h_prev[j], n);
-            ds = fmaf(through, at(a[j], n), ds);
-            at(dA[j], n) = fmaf(through, step.x, at(dA[j], n));
+            ds = n == 0 ? through * at(a[j], n) : fmaf(through, at(a[j], n), ds);
+            at(dA[j], n) = fmaf(through, step.of[j].x, at(dA[j], n));
         }
-        warp.y[t % GROUP][place] = y;
-        warp.dsx[t % GROUP][place] = dsx;
-        warp.ds[t % GROUP][place] = ds;
+        out.y[j] = y, out.dsx[j] = dsx, out.ds[j] = ds;
     }
-    sum_channels(sums, warp.sums[t], me);
+    sum_channels(v, out.sums, me);
+    return out;
 }
 
-// The sum of the parts' shares for channel c of a warp.
-__device__ __forceinline__ float gather(const float* row, int channel) {
-    const float* p = row + (channel % CHANNELS * PART_LANES + channel / CHANNELS) * PARTS;
-    float sum = 0.f;
-    if (PARTS % 4 == 0) {
+__device__ __forceinline__ void walk_tile_back(Shared& shared, Warp& warp, int k, const Lane& me, const float4 (&a)[CHANNELS], float4 (&g)[CHANNELS], float4 (&dA)[CHANNELS]) {
+    float4 h[TILE + 1][CHANNELS], decay[TILE][CHANNELS], C[TILE];
+    float dy[TILE][CHANNELS];
+    Operands row;
+    Shares out[TILE];
+    row.load(shared, warp, k * TILE, me);
 #pragma unroll
-        for (int i = 0; i < PARTS / 4; i++) {
-            float4 v = ((const float4*)p)[i];
-            sum += (v.x + v.y) + (v.z + v.w);
-        }
-    } else {
+    for (int j = 0; j < CHANNELS; j++) h[0][j] = warp.start[k][j][threadIdx.x % 32];
 #pragma unroll
-        for (int i = 0; i < PARTS; i++) sum += p[i];
+    for (int t = 0; t < TILE; t++) {
+        C[t] = shared.C[k * TILE + t][me.part];
+#pragma unroll
+        for (int j = 0; j < CHANNELS; j++) dy[t][j] = warp.dy[(k * TILE + t) % GROUP][me.column * CHANNELS + j];
     }
-    return sum;
+#pragma unroll
+    for (int t = 0; t < TILE; t++) {
+#pragma unroll
+        for (int j = 0; j < CHANNELS; j++) h[t + 1][j] = h[t][j];
+        advance(row, t, a, h[t + 1], decay[t]);
+    }
+#pragma unroll
+    for (int t = TILE - 1; t >= 0; t--) out[t] = retreat(row.step[t], row.B[t], C[t], dy[t], me, a, h[t + 1], h[t], decay[t], g, dA);
+#pragma unroll
+    for (int t = 0; t < TILE; t++) {
+        int in_group = (k * TILE + t) % GROUP;
+#pragma unroll
+        for (int j = 0; j < CHANNELS; j++) {
+            warp.y[in_group][share_place(me, j)] = out[t].y[j];
+            warp.dsx[in_group][share_place(me, j)] = out[t].dsx[j];
+            warp.ds[in_group][share_place(me, j)] = out[t].ds[j];
+        }
+        put_sums(warp.sums[k * TILE + t], out[t].sums, me);
+    }
 }
 
-struct Group {  // the rows of one group, from memory to the gradients of their quads
-    Burst x, z, dy, dx, ddt, dz;
+struct Group {  // the quads of the rows of one group, from memory to their gradients
+    Burst x, z, dy;
     io4 raw_x[PASSES], raw_z[PASSES], raw_dy[PASSES];
-    float4 D, dD, dbias;
 
-    __device__ __forceinline__ Group(const Sequence& q, const Lane& me, i64 b, i64 t0, float4 D)
-        : x(q.x, me, b, t0), z(q.z, me, b, t0), dy(q.dy, me, b, t0), dx(q.dx, me, b, t0), ddt(q.ddt, me, b, t0), dz(q.dz, me, b, t0), D(D), dD(float4()), dbias(float4()) {}
+    __device__ __forceinline__ Group(const Sequence& q, const Lane& me, i64 b, i64 t0) : x(q.x, me, b, t0), z(q.z, me, b, t0), dy(q.dy, me, b, t0) {}
     __device__ __forceinline__ void load(const Lane& me, int rows) {
         x.load(raw_x, me, rows), dy.load(raw_dy, me, rows);
         if (GATED) z.load(raw_z, me, rows);
     }
-    __device__ __forceinline__ void move_inputs(i64 rows) { x.move(rows), z.move(rows), dy.move(rows); }
-    __device__ __forceinline__ void move_outputs(i64 rows) { dx.move(rows), ddt.move(rows), dz.move(rows); }
+    __device__ __forceinline__ void move(int rows) { x.move(rows), z.move(rows), dy.move(rows); }
+};
 
-    __device__ __forceinline__ void stage(Warp& warp, const Lane& me) const {
-#pragma unroll
-        for (int i = 0; i < PASSES; i++) {
-            int row = me.quad_row + i * ROWS_PER_PASS;
-            if (GROUP % ROWS_PER_PASS != 0 && row >= GROUP) break;
-            float4 v = unpack(raw_dy[i]), z = unpack(raw_z[i]);
-            if (GATED) {
-#pragma unroll
-                for (int c = 0; c < 4; c++) at(v, c) *= at(z, c) * sigmoid(at(z, c));
-            }
-            *(float4*)&warp.dy[row][me.quad_column] = v;
-        }
+struct Quad {  // four channels of one row while its group is walked
+    io4 x, z, dy;
+    float4 open;  // sigmoid(z)
+
+    __device__ __forceinline__ float4 gated() const {
+        float4 v = unpack(dy), gate = unpack(z);
+        if (GATED) v = make_float4(v.x * gate.x * open.x, v.y * gate.y * open.y, v.z * gate.z * open.z, v.w * gate.w * open.w);
+        return v;
     }
-    // t0 is the group's first row within the chunk.
-    __device__ __forceinline__ void finish(const Warp& warp, const io4 (&raw_x)[PASSES], const io4 (&raw_z)[PASSES], const io4 (&raw_dy)[PASSES], const Lane& me, int t0, int rows) {
+    __device__ __forceinline__ void stage(float* row) {
+        float4 gate = unpack(z);
+        if (GATED) open = make_float4(sigmoid(gate.x), sigmoid(gate.y), sigmoid(gate.z), sigmoid(gate.w));
+        *(float4*)row = gated();
+    }
+};
+
+struct Parameters {  // of this lane's four quad channels, with their gradients
+    float4 D, dD, dbias;
+
+    // Row `row` of the group whose first row in the chunk is t0; `place` is where its gradients go.
+    __device__ __forceinline__ void finish(const Sequence& q, const Warp& warp, const Quad& quad, const Lane& me, int t0, int row, bool exists, i64 place) {
+        float4 u = unpack(quad.x), gate = unpack(quad.z), dout = unpack(quad.dy), dgated = quad.gated(), dx, ddt, dz;
 #pragma unroll
-        for (int i = 0; i < PASSES; i++) {
-            int row = me.quad_row + i * ROWS_PER_PASS;
-            if (GROUP % ROWS_PER_PASS != 0 && row >= GROUP) break;
-            float4 u = unpack(raw_x[i]), gate = unpack(raw_z[i]), dout = unpack(raw_dy[i]), out_x, out_dt, out_z;
-            float4 dgated = *(const float4*)&warp.dy[row][me.quad_column];
-#pragma unroll
-            for (int c = 0; c < 4; c++) {
-                int channel = me.quad_column + c;
-                float s = warp.step[t0 + row][channel].x, dsx = gather(warp.dsx[row], channel);
-                float ds = fmaf(dsx, at(u, c), LN2 * gather(warp.ds[row], channel));
-                ds = row < rows ? SOFTPLUS ? ds * softplus_slope(s) : ds : 0.f;
-                at(out_x, c) = fmaf(dsx, s, at(D, c) * at(dgated, c));
-                at(out_dt, c) = ds;
-                at(dD, c) = fmaf(at(dgated, c), at(u, c), at(dD, c));
-                at(dbias, c) += ds;
-                if (GATED) {
-                    float y = fmaf(at(D, c), at(u, c), gather(warp.y[row], channel)), open = sigmoid(at(gate, c));
-                    at(out_z, c) = at(dout, c) * y * open * fmaf(at(gate, c), 1.f - open, 1.f);
-                }
+        for (int c = 0; c < 4; c++) {
+            int channel = me.quad_column + c;
+            float s = warp.step[t0 + row][channel].x, dsx = gather(warp.dsx[row], channel);
+            float ds = fmaf(dsx, at(u, c), LN2 * gather(warp.ds[row], channel));
+            ds *= SOFTPLUS ? softplus_slope(s) : exists ? 1.f : 0.f;  // the slope is 0 where s is
+            at(dx, c) = fmaf(dsx, s, at(D, c) * at(dgated, c));
+            at(ddt, c) = ds;
+            at(dD, c) = fmaf(at(dgated, c), at(u, c), at(dD, c));
+            at(dbias, c) += ds;
+            if (GATED) {
+                float y = fmaf(at(D, c), at(u, c), gather(warp.y[row], channel)), open = at(quad.open, c);
+                at(dz, c) = at(dout, c) * y * open * fmaf(at(gate, c), 1.f - open, 1.f);
             }
-            dx.store(i, out_x, me, rows), ddt.store(i, out_dt, me, rows);
-            if (GATED) dz.store(i, out_z, me, rows);
         }
+        int valid = exists ? me.quad_valid : 0;
+        store4<ALIGNED>(q.dx + place, valid, dx), store4<ALIGNED>(q.ddt + place, valid, ddt);
+        if (GATED) store4<ALIGNED>(q.dz + place, valid, dz);
     }
 };
 
@@ -215,38 +269,11 @@ __device__ __forceinline__ void stage_chunk(Shared& shared, Warp& warp, const Se
         int row = me.quad_row + i * ROWS_PER_PASS;
         if (CHUNK % ROWS_PER_PASS != 0 && row >= CHUNK) break;
         float4 x = unpack(raw_x[i]), dt = unpack(raw_dt[i]), s;
+        float exists = row < rows ? 1.f : 0.f;
 #pragma unroll
-        for (int c = 0; c < 4; c++) at(s, c) = row < rows ? step_of(at(dt, c), at(bias, c)) : 0.f;
-        float4* to = (float4*)&warp.step[row][me.quad_column];
-        to[0] = make_float4(s.x, s.x * x.x, s.y, s.y * x.y);
-        to[1] = make_float4(s.z, s.z * x.z, s.w, s.w * x.w);
+        for (int c = 0; c < 4; c++) at(s, c) = exists * step_of(at(dt, c), at(bias, c));
+        put_steps(&warp.step[row][me.quad_column], s, make_float4(s.x * x.x, s.y * x.y, s.z * x.z, s.w * x.w));
     }
-}
-
-__device__ __forceinline__ void recompute_starts(Shared& shared, Warp& warp, const Lane& me, const float4 (&a)[CHANNELS], float4 (&h)[CHANNELS]) {
-    float4 decay[CHANNELS];
-#pragma unroll 1
-    for (int k = 0; k < TILES; k++) {
-#pragma unroll
-        for (int j = 0; j < CHANNELS; j++) warp.start[k][j][threadIdx.x % 32] = h[j];
-        if (k + 1 == TILES) break;
-#pragma unroll
-        for (int t = 0; t < TILE; t++) advance(shared, warp, k * TILE + t, me, a, h, decay);
-    }
-}
-
-__device__ __forceinline__ void walk_tile_back(Shared& shared, Warp& warp, int k, const Lane& me, const float4 (&a)[CHANNELS], float4 (&g)[CHANNELS], float4 (&dA)[CHANNELS]) {
-    float4 h[TILE + 1][CHANNELS], decay[TILE][CHANNELS];
-#pragma unroll
-    for (int j = 0; j < CHANNELS; j++) h[0][j] = warp.start[k][j][threadIdx.x % 32];
-#pragma unroll
-    for (int t = 0; t < TILE; t++) {
-#pragma unroll
-        for (int j = 0; j < CHANNELS; j++) h[t + 1][j] = h[t][j];
-        advance(shared, warp, k * TILE + t, me, a, h[t + 1], decay[t]);
-    }
-#pragma unroll
-    for (int t = TILE - 1; t >= 0; t--) retreat(shared, warp, k * TILE + t, me, a, h[t + 1], h[t], decay[t], g, dA);
 }
 
 // x, dt, z, dy and their gradients (B, L, E), the latter contiguous; B, C (B, L, N). first (B, segments, E, N) or null is the gradient
@@ -261,7 +288,7 @@ scan_backward(io_t* x, i64 x_batch, i64 x_row, io_t* dt, i64 dt_batch, i64 dt_ro
     Shared& shared = *(Shared*)memory;
     Warp& warp = shared.warp[threadIdx.x / 32];
     Sequence q{{x, x_batch, x_row}, {dt, dt_batch, dt_row}, {z, z_batch, z_row}, {dy, dy_batch, dy_row}, {B, B_batch, B_row}, {C, C_batch, C_row},
-               {dx, L * E, E}, {ddt, L * E, E}, {dz, L * E, E}, A, D, dt_bias, resets, L, E};
+               dx, ddt, dz, A, D, dt_bias, resets, L, E};
     i64 b = blockIdx.x / segments, slab = blockIdx.x * E * N;  // blockIdx.x is (sequence, segment)
     i64 begin = blockIdx.x % segments * segment_rows, end = min(L, begin + segment_rows), chunks = (L + CHUNK - 1) / CHUNK;
     Lane me(((i64)blockIdx.y * WARPS + threadIdx.x / 32) * WARP_CHANNELS, E);
@@ -273,30 +300,37 @@ scan_backward(io_t* x, i64 x_batch, i64 x_row, io_t* dt, i64 dt_batch, i64 dt_ro
 #pragma unroll
     for (int j = 0; j < CHANNELS; j++) dA[j] = float4();
     float4 bias = load_floats(dt_bias == nullptr ? nullptr : dt_bias + quad_channel, me.quad_valid, 0.f);
+    Parameters of{load_floats(D == nullptr ? nullptr : D + quad_channel, me.quad_valid, 0.f), float4(), float4()};
     i64 c = (end - 1) / CHUNK, t0 = c * CHUNK;
-    Group group(q, me, b, t0 + CHUNK - GROUP, load_floats(D == nullptr ? nullptr : D + quad_channel, me.quad_valid, 0.f));
-
-    group.load(me, (int)min((i64)GROUP, end - (t0 + CHUNK - GROUP)));
-    for (; t0 >= begin; c--, t0 -= CHUNK) {
-        int rows = (int)min((i64)CHUNK, end - t0);
+    Group group(q, me, b, t0 + CHUNK - GROUP);
+    int left = (int)(end - t0);  // rows from t0 to the end of the segment
+    group.load(me, left - (CHUNK - GROUP));
+    for (; t0 >= begin; c--, t0 -= CHUNK, left += CHUNK) {
+        int rows = min(CHUNK, left);
         stage_chunk(shared, warp, q, me, bias, b, t0, rows);
         load_slab(h, checkpoints + (b * chunks + c) * E * N, me, E, 0.f);
         __syncthreads();
         recompute_starts(shared, warp, me, a, h);
 #pragma unroll 1
         for (int r = CHUNK - GROUP; r >= 0; r -= GROUP) {
-            group.stage(warp, me);
-            io4 raw_x[PASSES], raw_z[PASSES], raw_dy[PASSES];
+            Quad quad[PASSES];
 #pragma unroll
-            for (int p = 0; p < PASSES; p++) raw_x[p] = group.raw_x[p], raw_z[p] = group.raw_z[p], raw_dy[p] = group.raw_dy[p];
-            group.move_inputs(-GROUP);
-            if (t0 + r > begin) group.load(me, (int)min((i64)GROUP, end - (t0 + r - GROUP)));  // on its way while this group is walked
+            for (int i = 0; i < PASSES; i++) {
+                quad[i] = Quad{group.raw_x[i], group.raw_z[i], group.raw_dy[i], float4()};
+                int row = me.quad_row + i * ROWS_PER_PASS;
+                if (GROUP % ROWS_PER_PASS == 0 || row < GROUP) quad[i].stage(&warp.dy[row][me.quad_column]);
+            }
+            group.move(-GROUP);
+            if (r > 0 || t0 > begin) group.load(me, left - (r - GROUP));  // on its way while this group is walked
             __syncwarp();
 #pragma unroll 1
             for (int k = (r + GROUP) / TILE - 1; k >= r / TILE; k--) walk_tile_back(shared, warp, k, me, a, g, dA);
             __syncwarp();
-            group.finish(warp, raw_x, raw_z, raw_dy, me, r, rows - r);
-            group.move_outputs(-GROUP);
+#pragma unroll
+            for (int i = 0; i < PASSES; i++) {
+                int row = me.quad_row + i * ROWS_PER_PASS;
+                if (GROUP % ROWS_PER_PASS == 0 || row < GROUP) of.finish(q, warp, quad[i], me, r, row, r + row < rows, (b * L + t0 + r + row) * E + quad_channel);
+            }
         }
         __syncthreads();
         for (int i = threadIdx.x; i < rows * SUMS; i += WARPS * 32) {
@@ -313,12 +347,12 @@ scan_backward(io_t* x, i64 x_batch, i64 x_row, io_t* dt, i64 dt_batch, i64 dt_ro
     for (int lanes = LANES_PER_ROW; lanes < 32; lanes *= 2)
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            at(group.dD, i) += __shfl_xor_sync(ALL, at(group.dD, i), lanes);
-            at(group.dbias, i) += __shfl_xor_sync(ALL, at(group.dbias, i), lanes);
+            at(of.dD, i) += __shfl_xor_sync(ALL, at(of.dD, i), lanes);
+            at(of.dbias, i) += __shfl_xor_sync(ALL, at(of.dbias, i), lanes);
         }
     if (me.quad_row == 0) {
-        store_floats(dD_out + blockIdx.x * E + quad_channel, me.quad_valid, group.dD);
-        store_floats(dbias_out + blockIdx.x * E + quad_channel, me.quad_valid, group.dbias);
+        store_floats(dD_out + blockIdx.x * E + quad_channel, me.quad_valid, of.dD);
+        store_floats(dbias_out + blockIdx.x * E + quad_channel, me.quad_valid, of.dbias);
     }
 }
 

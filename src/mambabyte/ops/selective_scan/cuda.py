@@ -16,7 +16,7 @@ HEADERS = ("device.cuh", "selective_scan/layout.cuh")
 MAX_STATES = 64
 # Rows between the states that the forward keeps for the backward: 64 / CHUNK float32 bytes a (position, channel) at 16 states.
 CHUNK = 32
-TILE, GROUP, UNROLL = 4, 8, 8  # rows in registers in the backward, rows finished together, rows unrolled in the forward
+TILE, GROUP, BATCH = 4, 8, 4  # rows in registers in the backward, rows finished together, rows in registers in the forward
 # Warps that keep an H100 or H200 (528 schedulers) busy; below this time is cut into segments.
 ENOUGH_WARPS = 1024
 
@@ -166,7 +166,7 @@ class Inputs:
         """A kernel of forward.cu."""
         defines = self.defines(plan, *others)
         sources = (*HEADERS, "selective_scan/forward.cu")
-        return nvrtc.get(sources, name, **defines, TILE=16, UNROLL=UNROLL, MIN_BLOCKS=1)
+        return nvrtc.get(sources, name, **defines, TILE=16, BATCH=BATCH, MIN_BLOCKS=1)
 
     def arguments(self, plan: Plan, x: Tensor | None = None) -> list[Tensor | int | None]:
         """The parameters that the kernels of forward.cu share; x may be replaced (by dy, for the adjoints)."""

@@ -48,17 +48,14 @@ __device__ __forceinline__ void stage(Tile& tile, const Inputs<MODE>& from, cons
     for (int i = 0; i < PASSES; i++) {
         int row = me.quad_row + i * ROWS_PER_PASS;
         if (TILE % ROWS_PER_PASS != 0 && row >= TILE) break;
-        float4 x = unpack(from.raw_x[i]), dt = unpack(from.raw_dt[i]), z = unpack(from.raw_z[i]);
-        float2 v[4];
+        float4 x = unpack(from.raw_x[i]), dt = unpack(from.raw_dt[i]), z = unpack(from.raw_z[i]), s, enters;
+        float exists = row < rows ? 1.f : 0.f;  // a row that does not exist has s = 0: decay 1, nothing enters
 #pragma unroll
-        for (int c = 0; c < 4; c++) {  // a row that does not exist has s = 0: decay 1, nothing enters
-            float s = row < rows ? step_of(at(dt, c), at(bias, c)) : 0.f;
-            float enters = MODE == ADJOINTS_ONLY ? (GATED ? at(x, c) * at(z, c) * sigmoid(at(z, c)) : at(x, c)) : s * at(x, c);
-            v[c] = make_float2(s, enters);
+        for (int c = 0; c < 4; c++) {
+            at(s, c) = exists * step_of(at(dt, c), at(bias, c));
+            at(enters, c) = MODE == ADJOINTS_ONLY ? (GATED ? at(x, c) * at(z, c) * sigmoid(at(z, c)) : at(x, c)) : at(s, c) * at(x, c);
         }
-        float4* to = (float4*)&tile.step[row][me.quad_column];
-        to[0] = make_float4(v[0].x, v[0].y, v[1].x, v[1].y);
-        to[1] = make_float4(v[2].x, v[2].y, v[3].x, v[3].y);
+        put_steps(&tile.step[row][me.quad_column], s, enters);
     }
     StateBurst::put(tile.in, from.raw_in, me);
     if (MODE == FORWARD) StateBurst::put(tile.out, from.raw_out, me);
@@ -66,46 +63,58 @@ __device__ __forceinline__ void stage(Tile& tile, const Inputs<MODE>& from, cons
     if (RESETS && lane < TILE) tile.drop[lane] = lane < rows && resets[lane] ? -INF : 0.f;
 }
 
-// One position: h and, in the forward, this lane's share of y = C . h; for the adjoint g = exp(s A) (g + dy C).
+// BATCH rows are walked together: first all reads of shared memory, then the arithmetic, then all writes. A write in between would
+// keep the compiler from moving the next row's reads and exponentials up, and one or two warps a scheduler cannot hide that.
 template <Mode MODE>
-__device__ __forceinline__ void advance(Tile& tile, int t, const Lane& me, const float4 (&a)[CHANNELS], float4 (&h)[CHANNELS], float (&elapsed)[CHANNELS]) {
-    float4 in = tile.in[t][me.part], out;
-    if (MODE == FORWARD) out = tile.out[t][me.part];
-    float drop = RESETS ? tile.drop[t] : 0.f;
+struct Operands {
+    Step step[BATCH];
+    float4 in[BATCH], out[BATCH];
+    float drop[BATCH];
+
+    __device__ __forceinline__ void load(const Tile& tile, int first, const Lane& me) {
 #pragma unroll
-    for (int j = 0; j < CHANNELS; j++) {
-        float2 step = tile.step[t][me.column * CHANNELS + j];
-        float y = 0.f;
-#pragma unroll
-        for (int n = 0; n < 4; n++) {
-            float decay = ex2(RESETS ? fmaf(step.x, at(a[j], n), drop) : step.x * at(a[j], n));
-            if (MODE == ADJOINTS_ONLY) {
-                at(h[j], n) = decay * fmaf(step.y, at(in, n), at(h[j], n));
-            } else {
-                at(h[j], n) = fmaf(decay, at(h[j], n), step.y * at(in, n));
-            }
-            if (MODE == FORWARD) y = n == 0 ? at(h[j], n) * at(out, n) : fmaf(at(h[j], n), at(out, n), y);
+        for (int r = 0; r < BATCH; r++) {
+            int t = MODE == ADJOINTS_ONLY ? TILE - 1 - (first + r) : first + r;
+            step[r].load(tile.step[t], me);
+            in[r] = tile.in[t][me.part];
+            if (MODE == FORWARD) out[r] = tile.out[t][me.part];
+            if (RESETS) drop[r] = tile.drop[t];
         }
-        if (MODE == FORWARD) tile.partial[t][(j * PART_LANES + me.column) * PARTS + me.part] = y;
-        else elapsed[j] += RESETS && drop != 0.f ? INF : step.x;
+    }
+};
+
+// h over BATCH rows and, in the forward, this lane's share of y = C . h; for the adjoint g = exp(s A) (g + dy C).
+template <Mode MODE>
+__device__ __forceinline__ void advance(const Operands<MODE>& row, const float4 (&a)[CHANNELS], float4 (&h)[CHANNELS], float (&y)[BATCH][CHANNELS], float (&elapsed)[CHANNELS]) {
+#pragma unroll
+    for (int r = 0; r < BATCH; r++) {
+#pragma unroll
+        for (int j = 0; j < CHANNELS; j++) {
+            float s = row.step[r].of[j].x, enters = row.step[r].of[j].y;
+#pragma unroll
+            for (int n = 0; n < 4; n++) {
+                float decay = ex2(RESETS ? fmaf(s, at(a[j], n), row.drop[r]) : s * at(a[j], n)), in = at(row.in[r], n);
+                at(h[j], n) = MODE == ADJOINTS_ONLY ? decay * fmaf(enters, in, at(h[j], n)) : fmaf(decay, at(h[j], n), enters * in);
+                if (MODE == FORWARD) y[r][j] = n == 0 ? at(h[j], n) * at(row.out[r], n) : fmaf(at(h[j], n), at(row.out[r], n), y[r][j]);
+            }
+            if (MODE != FORWARD) elapsed[j] += RESETS && row.drop[r] != 0.f ? INF : s;
+        }
     }
 }
 
-// The sum of the parts' shares for channel c of a quad.
-__device__ __forceinline__ float gather(const float* partial_row, int channel) {
-    const float* p = partial_row + (channel % CHANNELS * PART_LANES + channel / CHANNELS) * PARTS;
-    float sum = 0.f;
-    if (PARTS % 4 == 0) {
+template <Mode MODE>
+__device__ __forceinline__ void walk_tile(Tile& tile, const Lane& me, const float4 (&a)[CHANNELS], float4 (&h)[CHANNELS], float (&elapsed)[CHANNELS]) {
+    Operands<MODE> row[2];
+    row[0].load(tile, 0, me);
 #pragma unroll
-        for (int i = 0; i < PARTS / 4; i++) {
-            float4 v = ((const float4*)p)[i];
-            sum += (v.x + v.y) + (v.z + v.w);
-        }
-    } else {
+    for (int first = 0; first < TILE; first += BATCH) {
+        float y[BATCH][CHANNELS];
+        if (first + BATCH < TILE) row[(first / BATCH + 1) % 2].load(tile, first + BATCH, me);
+        advance<MODE>(row[first / BATCH % 2], a, h, y, elapsed);
 #pragma unroll
-        for (int i = 0; i < PARTS; i++) sum += p[i];
+        for (int i = 0; i < BATCH * CHANNELS; i++)
+            if (MODE == FORWARD) tile.partial[first + i / CHANNELS][share_place(me, i % CHANNELS)] = y[i / CHANNELS][i % CHANNELS];
     }
-    return sum;
 }
 
 __device__ __forceinline__ void finish(const Tile& tile, const io4 (&x)[PASSES], const io4 (&z)[PASSES], const Burst& to, const Lane& me, float4 D, int rows) {
@@ -133,24 +142,29 @@ __device__ __forceinline__ void walk(Tile& tile, const Sequence& q, const Lane& 
     i64 quad_channel = me.channel - me.column * CHANNELS + me.quad_column;
     float4 bias = load_floats(q.dt_bias == nullptr ? nullptr : q.dt_bias + quad_channel, me.quad_valid, 0.f);
     float4 D = load_floats(q.D == nullptr ? nullptr : q.D + quad_channel, me.quad_valid, 0.f);
-    i64 tiles = (end - begin + TILE - 1) / TILE, t0 = begin + (REVERSE ? tiles - 1 : 0) * TILE;
+    int tiles = (int)((end - begin + TILE - 1) / TILE);
+    i64 t0 = begin + (REVERSE ? tiles - 1 : 0) * TILE;
+    int rows = (int)(end - t0);  // from t0 to the end: a tile takes as many as it holds
     Inputs<MODE> inputs(q, me, b, t0);
     Burst y(q.y, me, b, t0);
     const unsigned char* resets = q.resets + b * q.L + t0;
-    inputs.load(me, (int)min((i64)TILE, end - t0));
-    for (i64 i = 0; i < tiles; i++) {
-        int rows = (int)min((i64)TILE, end - t0);
-        if (MODE == FORWARD && checkpoints != nullptr && t0 % CHUNK == 0) store_slab(checkpoints + t0 / CHUNK * q.E * N, h, me, q.E);
+    int until_checkpoint = 0;
+    if (checkpoints != nullptr) checkpoints += t0 / CHUNK * q.E * N;
+    inputs.load(me, rows);
+    for (int i = 0; i < tiles; i++, rows -= MOVE, until_checkpoint -= TILE) {
+        if (MODE == FORWARD && checkpoints != nullptr && until_checkpoint == 0) {
+            store_slab(checkpoints, h, me, q.E);
+            checkpoints += q.E * N;
+            until_checkpoint = CHUNK;
+        }
         stage(tile, inputs, resets, me, bias, rows);
         io4 x[PASSES], z[PASSES];
 #pragma unroll
         for (int p = 0; p < PASSES; p++) x[p] = inputs.raw_x[p], z[p] = inputs.raw_z[p];
-        t0 += MOVE, resets += MOVE;
-        inputs.move(MOVE);
-        if (i + 1 < tiles) inputs.load(me, (int)min((i64)TILE, end - t0));  // on its way while the rows below are walked
+        inputs.move(MOVE), resets += MOVE;
+        if (i + 1 < tiles) inputs.load(me, rows - MOVE);  // on its way while the rows below are walked
         __syncwarp();
-#pragma unroll UNROLL
-        for (int t = 0; t < TILE; t++) advance<MODE>(tile, REVERSE ? TILE - 1 - t : t, me, a, h, elapsed);
+        walk_tile<MODE>(tile, me, a, h, elapsed);
         __syncwarp();
         if (MODE == FORWARD) finish(tile, x, z, y, me, D, rows), y.move(MOVE);
     }

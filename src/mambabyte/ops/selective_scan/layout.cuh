@@ -81,13 +81,13 @@ template <int ROWS>
 struct Quads {
     static constexpr int PASSES = (ROWS + ROWS_PER_PASS - 1) / ROWS_PER_PASS;
     io_t* p;
-    i64 stride;
+    int stride;
 
     __device__ __forceinline__ Quads(const Rows& tensor, const Lane& me, i64 b, i64 t0) {
-        stride = tensor.row_stride;
+        stride = (int)tensor.row_stride;
         p = tensor.row(b, t0 + me.quad_row) + (me.channel - me.column * CHANNELS) + me.quad_column;
     }
-    __device__ __forceinline__ void move(i64 rows) { p += rows * stride; }
+    __device__ __forceinline__ void move(int rows) { p += (i64)rows * stride; }
     __device__ __forceinline__ void load(io4 (&v)[PASSES], const Lane& me, int rows) const {
 #pragma unroll
         for (int i = 0; i < PASSES; i++)
@@ -101,13 +101,13 @@ template <int ROWS>
 struct StateQuads {
     static constexpr int ROWS_A_PASS = 32 / PARTS, PASSES = (ROWS + ROWS_A_PASS - 1) / ROWS_A_PASS;
     io_t* p;
-    i64 stride;
+    int stride;
 
     __device__ __forceinline__ StateQuads(const Rows& tensor, const Lane& me, i64 b, i64 t0) {
-        stride = tensor.row_stride;
+        stride = (int)tensor.row_stride;
         p = tensor.row(b, t0 + me.state_row) + me.state_part * 4;
     }
-    __device__ __forceinline__ void move(i64 rows) { p += rows * stride; }
+    __device__ __forceinline__ void move(int rows) { p += (i64)rows * stride; }
     __device__ __forceinline__ void load(io4 (&v)[PASSES], const Lane& me, int rows) const {
 #pragma unroll
         for (int i = 0; i < PASSES; i++) {
@@ -121,3 +121,42 @@ struct StateQuads {
             if (ROWS % ROWS_A_PASS == 0 || me.state_row + i * ROWS_A_PASS < ROWS) tile[me.state_row + i * ROWS_A_PASS][me.state_part] = unpack(v[i]);
     }
 };
+
+// (s, what enters the state) of a row for the channels of this lane.
+struct Step {
+    float2 of[CHANNELS];
+    __device__ __forceinline__ void load(const float2* row, const Lane& me) {
+        if constexpr (CHANNELS % 2 == 0) {
+#pragma unroll
+            for (int j = 0; j < CHANNELS; j += 2) {
+                float4 two = *(const float4*)(row + me.column * CHANNELS + j);
+                of[j] = make_float2(two.x, two.y), of[j + 1] = make_float2(two.z, two.w);
+            }
+        } else {
+#pragma unroll
+            for (int j = 0; j < CHANNELS; j++) of[j] = row[me.column * CHANNELS + j];
+        }
+    }
+};
+__device__ __forceinline__ void put_steps(float2* row, float4 s, float4 enters) {
+    ((float4*)row)[0] = make_float4(s.x, enters.x, s.y, enters.y);
+    ((float4*)row)[1] = make_float4(s.z, enters.z, s.w, enters.w);
+}
+
+// Where this lane leaves its share of a sum over states, for channel j, and the sum for channel c of the warp.
+__device__ __forceinline__ int share_place(const Lane& me, int j) { return (j * PART_LANES + me.column) * PARTS + me.part; }
+__device__ __forceinline__ float gather(const float* row, int channel) {
+    const float* p = row + (channel % CHANNELS * PART_LANES + channel / CHANNELS) * PARTS;
+    float sum = 0.f;
+    if (PARTS % 4 == 0) {
+#pragma unroll
+        for (int i = 0; i < PARTS / 4; i++) {
+            float4 v = ((const float4*)p)[i];
+            sum += (v.x + v.y) + (v.z + v.w);
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < PARTS; i++) sum += p[i];
+    }
+    return sum;
+}
