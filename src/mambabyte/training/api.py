@@ -20,7 +20,7 @@ from mambabyte.training import precision, recipe
 from mambabyte.training import snapshot as snapshots
 from mambabyte.training.config import TrainConfig, conflicts
 from mambabyte.training.learner import Learner
-from mambabyte.training.loop import Evaluator, Loop, Sampler
+from mambabyte.training.loop import Evaluator, Loop, Sampler, identity
 from mambabyte.training.memory import checkpointed
 from mambabyte.training.meter import Meter
 from mambabyte.training.progress import Listener
@@ -82,13 +82,16 @@ def train(
         device = precision.choose_device(config.device)
         chosen = recipe.choose(config, device, corpus.nbytes)
         config = dataclasses.replace(config, **dataclasses.asdict(chosen))
+        windows = Windows(
+            corpus, context=chosen.context, batch=chosen.batch, seed=config.seed, carry=config.carry_state
+        )
         run.mkdir(parents=True, exist_ok=True)
         stack.enter_context(locked(run))
         stack.callback(listener.close)
         earlier = _earlier(run, resume, listener)
         snapshot = None if earlier is None else snapshots.read(earlier)
         if snapshot is not None:
-            _check_same(run, config, corpus, snapshot)
+            _check_same(run, config, windows, snapshot)
         runs.tidy(run, earlier)
         write_text(run / CONFIG, json.dumps(configs.to_dict(config), indent=2) + "\n")
 
@@ -107,11 +110,8 @@ def train(
             peak=chosen.learning_rate,
             budget=chosen.budget,
             run=run,
-            fingerprint=corpus.fingerprint,
             learner=learner,
-            windows=Windows(
-                corpus, context=chosen.context, batch=chosen.batch, seed=config.seed, carry=config.carry_state
-            ),
+            windows=windows,
             meter=meter,
             position=position,
             evaluators=evaluators,
@@ -144,10 +144,13 @@ def _earlier(run: Path, resume: str, listener: Listener) -> Path | None:
     return runs.newest(run) if runs.is_run(run) else None
 
 
-def _check_same(run: Path, config: TrainConfig, corpus: Corpus, snapshot: Snapshot) -> None:
+def _check_same(run: Path, config: TrainConfig, windows: Windows, snapshot: Snapshot) -> None:
     found = conflicts(config, snapshot.config)
-    if corpus.fingerprint != snapshot.fingerprint:
+    now = identity(windows)
+    if now["fingerprint"] != snapshot.data["fingerprint"]:
         found.append(f"the data are not the bytes of {', '.join(snapshot.config.data)} that it was trained on")
+    elif now["order"] != snapshot.data["order"]:
+        found.append(f"the data come in the order {now['order']}, were in {snapshot.data['order']} (install grain)")
     if found:
         raise ValueError(
             f"{run}: holds another run: {'; '.join(found)}; choose another --out, or --resume never to begin again here"

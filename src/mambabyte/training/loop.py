@@ -37,7 +37,6 @@ class Loop:
         peak: float,
         budget: Budget,
         run: Path,
-        fingerprint: str,
         learner: Learner,
         windows: Windows,
         meter: Meter,
@@ -48,7 +47,7 @@ class Loop:
         listener: Listener,
         stop: StopRequest,
     ) -> None:
-        self.config, self.peak, self.budget, self.run, self.fingerprint = config, peak, budget, run, fingerprint
+        self.config, self.peak, self.budget, self.run = config, peak, budget, run
         self.learner, self.windows, self.meter, self.position = learner, windows, meter, position
         self.evaluators, self.sampler = evaluators, sampler
         self.sinks, self.listener, self.stop = sinks, listener, stop
@@ -124,16 +123,17 @@ class Loop:
         due = self._evaluations_due()
         if due <= self.position.evaluations or not (self.evaluators or self.sampler):
             return
-        with self.stop.interruptible(), _reading(self.learner.model, self.learner.device) as model:
-            figures = {name: value for evaluator in self.evaluators for name, value in evaluator(model).items()}
-            text = self.sampler(model) if self.sampler else None
-            self._tick()
-            at = {"step": self.position.step, "bytes": self.position.bytes, "seconds": round(self.position.seconds, 3)}
-            self.position.evaluations, self.position.figures = due, figures
-            if figures:
-                self._record({"event": "evaluation", **at, **figures})
-            if text is not None:
-                self._record({"event": "sample", **at, "text": text})
+        made = self.stop.attempt(self._evaluate)
+        if made is None:
+            return
+        figures, text = made
+        self._tick()
+        at = {"step": self.position.step, "bytes": self.position.bytes, "seconds": round(self.position.seconds, 3)}
+        self.position.evaluations, self.position.figures = due, figures
+        if figures:
+            self._record({"event": "evaluation", **at, **figures})
+        if text is not None:
+            self._record({"event": "sample", **at, "text": text})
 
     def save_is_due(self) -> bool:
         """Whether the config asks for a checkpoint here."""
@@ -151,7 +151,7 @@ class Loop:
         for sink in self.sinks:
             sink.flush()
         snapshot = Snapshot(
-            config=self.config, fingerprint=self.fingerprint, position=self.position, meter=self.meter.to_dict()
+            config=self.config, data=identity(self.windows), position=self.position, meter=self.meter.to_dict()
         )
         runs.save(
             self.run,
@@ -166,6 +166,11 @@ class Loop:
         if every is None:
             return int(progress * EVALUATIONS)
         return step // every if progress < 1 else -(-step // every)
+
+    def _evaluate(self) -> tuple[dict[str, float], str | None]:
+        with _reading(self.learner.model, self.learner.device) as model:
+            figures = {name: value for evaluator in self.evaluators for name, value in evaluator(model).items()}
+            return figures, self.sampler(model) if self.sampler else None
 
     def _check_finite(self) -> None:
         if self.meter.is_finite():
@@ -206,6 +211,11 @@ class Loop:
         for sink in self.sinks:
             sink.write(record)
         self.listener.record(record)
+
+
+def identity(windows: Windows) -> dict[str, str]:
+    """What must be the same for a resumed run to read the same bytes in the same order."""
+    return {"fingerprint": windows.corpus.fingerprint, "order": windows.order.name}
 
 
 @contextlib.contextmanager

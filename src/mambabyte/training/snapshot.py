@@ -1,11 +1,12 @@
 """A whole training run at one step, as the files of a checkpoint: nothing a resumed run needs is anywhere else.
 
-Beside the model folder's own files: training.json (config, data fingerprint, position, meter) and training.safetensors
-(the optimiser's moments, the carried state, the random number generators).
+Beside the model folder's own files: training.json (config, identity of the data, position, meter) and
+training.safetensors (the optimiser's moments, the carried state, the random number generators).
 """
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ class Snapshot:
     """What a checkpoint holds beside the model and the tensors."""
 
     config: TrainConfig
-    fingerprint: str
+    data: Mapping[str, str]  # the corpus' fingerprint and the name of the permutation that orders it
     position: Position
     meter: dict[str, Any]
 
@@ -56,7 +57,7 @@ def write(folder: Path, learner: Learner, snapshot: Snapshot) -> None:
         "format": FORMAT,
         "torch": torch.__version__,
         "config": configs.to_dict(snapshot.config),
-        "fingerprint": snapshot.fingerprint,
+        "data": dict(snapshot.data),
         "position": dataclasses.asdict(snapshot.position),
         "meter": snapshot.meter,
     }
@@ -70,7 +71,7 @@ def read(folder: Path) -> Snapshot:
         raise ValueError(f"{folder / JSON}: format {data.get('format')!r} is not the {FORMAT} that this version reads")
     return Snapshot(
         config=configs.from_dict(TrainConfig, data["config"], str(folder / JSON)),
-        fingerprint=data["fingerprint"],
+        data=data["data"],
         position=Position(**data["position"]),
         meter=data["meter"],
     )

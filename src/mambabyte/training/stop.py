@@ -2,14 +2,15 @@
 
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class Stopped(BaseException):
-    """Raised by a signal inside `interruptible`; not an Exception, so that no evaluator swallows it."""
+    """Raised by a signal inside `StopRequest.attempt`; not an Exception, so that no evaluator swallows it."""
 
 
 class StopRequest:
@@ -33,16 +34,20 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    @contextmanager
-    def interruptible(self) -> Iterator[None]:
-        """A signal inside ends the block at once, for work that may be thrown away (an evaluation, a sample)."""
+    def attempt(self, work: Callable[[], T]) -> T | None:
+        """What `work` returns, or None if a signal, even an earlier one, asks to stop: then it ends at once.
+
+        For work that may be thrown away, such as an evaluation.
+        """
+        if self.requested:
+            return None
         try:
             self._raise = True
-            if self.requested:
-                raise Stopped
-            yield
+            result = work()
+            self._raise = False
+            return result
         except Stopped:
-            pass
+            return None
         finally:
             self._raise = False
 
@@ -51,4 +56,5 @@ class StopRequest:
             raise KeyboardInterrupt
         self.requested = True
         if self._raise:
+            self._raise = False  # raised once, so that nothing escapes from `attempt`
             raise Stopped
