@@ -70,15 +70,12 @@ def test_names_that_are_not_utf8_are_read_and_printable(tmp_path):
 
 def test_what_is_missing_or_empty_is_named(tmp_path):
     (tmp_path / "empty").touch()
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ValueError, match=r"empty: only empty files \(1\)"):
+    with pytest.raises(ValueError, match=r"empty: no bytes here, only empty documents \(1\)"):
         Corpus.open([tmp_path / "empty"])
     with pytest.raises(ValueError, match="nothing: there is no such file or folder"):
         Corpus.open([tmp_path / "nothing"])
     with pytest.raises(ValueError, match=r"\*\.py: no file matches"):
         Corpus.open([tmp_path / "*.py"])
-    with pytest.raises(ValueError, match="pipe: is neither a regular file nor a folder"):
-        Corpus.open([tmp_path / "pipe"])
     with pytest.raises(ValueError, match="name at least one"):
         Corpus.open([])
 

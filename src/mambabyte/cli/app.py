@@ -13,10 +13,12 @@ from mambabyte.cli.console import UsageError, complain
 
 VERBS = {
     "demo": "Train, evaluate and generate in a few minutes, with nothing to download.",
+    "prepare": "Write any sources of bytes to a memory-mapped set.",
     "train": "Train a byte model on files, and resume it.",
     "evaluate": "Bits per byte of any files.",
     "surprisal": "Bits for every byte of one file, as a heat map, a page or numbers.",
     "generate": "Continue a prompt, byte by byte.",
+    "convert": "The same weights in another layout, or on the Hub.",
     "info": "Size, cost and pattern of a model or preset.",
 }
 

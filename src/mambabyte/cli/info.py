@@ -6,22 +6,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from mambabyte.cli.console import UsageError, print_json, print_table
+from mambabyte.cli.console import UsageError, print_json, print_table, printable
+from mambabyte.cli.prepare import rows as set_rows
 
 if TYPE_CHECKING:
     from mambabyte.models import ByteLMConfig
 
 
 def info(model: str | None = None, /, *, json: Annotated[bool, Parameter(negative=())] = False) -> None:
-    """Size, cost and pattern of a model or preset; of every preset when none is named.
+    """Size, cost and pattern of a model or preset, or what a prepared set holds; every preset when none is named.
 
     Parameters
     ----------
     model
-        A model folder, the folder of a training run, or the name of a preset.
+        A model folder, the folder of a training run, a prepared set, or the name of a preset.
     json
         Print one JSON object, last.
     """
+    from mambabyte.data import describe as describe_set
+    from mambabyte.data import is_set
     from mambabyte.models import PRESETS
 
     if model is None:
@@ -30,6 +33,13 @@ def info(model: str | None = None, /, *, json: Annotated[bool, Parameter(negativ
             print_json({"presets": presets})
         else:
             print_table("presets", {name: _summary(entry) for name, entry in presets.items()})
+        return
+    if is_set(Path(model)):
+        contents = describe_set(Path(model))
+        if json:
+            print_json({"set": model, **contents})
+        else:
+            print_table(printable(model), set_rows(contents))
         return
     described = _find(model)
     if json:

@@ -4,7 +4,11 @@ import bisect
 import functools
 import hashlib
 import itertools
+import logging
 import os
+import shutil
+import tempfile
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,12 +17,15 @@ from typing import Protocol, overload
 
 import numpy as np
 
-from mambabyte.data.discovery import find_files
+from mambabyte.data.discovery import File
 from mambabyte.data.files import FileReader
+from mambabyte.data.prepare import identify, write_set
+from mambabyte.data.prepared import open_set
 from mambabyte.data.raw_files import RawFiles
+from mambabyte.data.shards import is_set
+from mambabyte.data.sources import Input, Source, find_inputs, is_encoded, parse_source
 
-_FINGERPRINT_SAMPLES = 256
-_FINGERPRINT_BYTES = 64
+_logger = logging.getLogger("mambabyte.data")
 
 
 class Part(Protocol):
@@ -39,6 +46,9 @@ class Part(Protocol):
 
     def name(self, index: int) -> str:
         """What to call a document, printable whatever bytes its file name has."""
+
+    def fingerprint(self) -> str:
+        """What changes when the bytes or the documents do."""
 
 
 @dataclass(frozen=True)
@@ -65,21 +75,36 @@ class Corpus:
 
     @classmethod
     def open(cls, paths: Sequence[str | Path]) -> "Corpus":
-        """Every regular file that the paths (files, folders, globs) stand for, each as one document; no preparation.
+        """The documents of every path: files, folders, globs, prepared sets, or any other source (see `sources`).
 
-        Raises ValueError, naming the path, if nothing is there, it cannot be read, or all that is there is empty.
+        A plain file is a document as it lies. Sources that must be decoded first (compressed files, archives, columns
+        of records, pipes, datasets) are prepared to a temporary folder, and a log line says so. Weights
+        (`books:3 code:1`) make each path a share of a mixture. Raises ValueError, naming the path, if nothing is there,
+        it cannot be read, it is damaged, or all that is there is empty.
         """
         if isinstance(paths, (str, Path)):
             paths = [paths]
         if not paths:
             raise ValueError("no data: name at least one file, folder or glob")
-        found = [file for path in paths for file in find_files(os.fspath(path))]
-        files = [file for file in found if file.size > 0]
-        if not files:
-            empty = f"only empty files ({len(found)})" if found else "no files"
-            raise ValueError(f"{', '.join(map(str, paths))}: {empty} here; name data that has at least one byte")
-        part = RawFiles(files, FileReader())
-        return cls([part], [Share("all", 0, part.nbytes, Fraction(1))], empty=len(found) - len(files))
+        sources = [parse_source(os.fspath(path)) for path in paths]
+        reader = FileReader()
+        opened = [_open_source(source, reader) for source in sources]
+        sizes = [sum(part.nbytes for part in parts) for parts, _ in opened]
+        empty = sum(count for _, count in opened)
+        weighted = any(source.weight for source in sources)
+        for source, size in zip(sources, sizes, strict=True):
+            if size == 0 and (weighted or not any(sizes)):
+                raise ValueError(
+                    f"{source.path}: no bytes here, only empty documents ({empty}); name data that has some"
+                )
+        stops = list(itertools.accumulate(sizes))
+        shares = [Share("all", 0, stops[-1], Fraction(1))]
+        if weighted:
+            shares = [
+                Share(source.path, stop - size, stop, source.weight or Fraction(1))
+                for source, size, stop in zip(sources, sizes, stops, strict=True)
+            ]
+        return cls([part for parts, _ in opened for part in parts], shares, empty=empty)
 
     @property
     def names(self) -> Sequence[str]:
@@ -125,19 +150,13 @@ class Corpus:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hex digest of document sizes, weights and evenly sampled bytes: what a resumed run must find again.
+        """Hex digest of document sizes, weights and bytes (of raw files a sample): what a resumed run must find again.
 
         Paths and times are left out, so data may be moved or copied; the whole is not read, so a large corpus is quick.
         """
-        digest = hashlib.sha256()
-        for part in self._parts:
-            digest.update(np.ascontiguousarray(part.offsets).data)
-        digest.update(repr([(share.start, share.stop, str(share.weight)) for share in self.shares]).encode())
-        size = min(_FINGERPRINT_BYTES, self.nbytes)
-        for i in range(_FINGERPRINT_SAMPLES):
-            position = (self.nbytes - size) * i // (_FINGERPRINT_SAMPLES - 1)
-            digest.update(self.read(position, position + size).data)
-        return digest.hexdigest()
+        shares = [(share.start, share.stop, str(share.weight)) for share in self.shares]
+        parts = [part.fingerprint() for part in self._parts]
+        return hashlib.sha256(repr((shares, parts)).encode()).hexdigest()
 
     def _locate(self, index: int) -> tuple[Part, int]:
         if not -self.documents <= index < self.documents:
@@ -154,6 +173,39 @@ class Corpus:
             end = min(stop, self._byte_starts[number + 1])
             yield self._parts[number], self._byte_starts[number], start, end
             number, start = number + 1, end
+
+
+def _open_source(source: Source, reader: FileReader) -> tuple[list[Part], int]:
+    """The parts that hold the documents of a source, in order, and how many of its documents were empty."""
+    folder = Path(source.path)
+    if is_set(folder):
+        shards, manifest = open_set(folder, reader, folder.name)
+        return [*shards], manifest.empty
+    parts: list[Part] = []
+    empty = 0
+    for encoded, items in itertools.groupby(find_inputs(source), key=is_encoded):
+        if encoded:
+            decoded, count = _decode(source, list(items), reader)
+            parts += decoded
+            empty += count
+        else:
+            files = [File(item.name, item.size, item.modified) for item in items]
+            held = [file for file in files if file.size > 0]
+            parts += [RawFiles(held, reader)] if held else []
+            empty += len(files) - len(held)
+    return parts, empty
+
+
+def _decode(source: Source, items: Sequence[Input], reader: FileReader) -> tuple[Sequence[Part], int]:
+    """Prepare the inputs to a temporary folder, which goes when the last part that reads from it does."""
+    _logger.warning("%s must be decoded first; `mambabyte prepare` does that once instead of every time", source.path)
+    folder = Path(tempfile.mkdtemp(prefix="mambabyte-"))
+    weakref.finalize(reader, shutil.rmtree, folder, ignore_errors=True)
+    manifest = write_set(items, folder, identify([source.path], items))
+    if manifest.broken:
+        _logger.warning("%s: %d broken records left out, first %s", source.path, manifest.broken, manifest.examples[0])
+    shards = open_set(folder, reader, source.path)[0] if manifest.shards else []
+    return shards, manifest.empty
 
 
 class _Names(Sequence[str]):

@@ -7,14 +7,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from mambabyte.data.shards import is_set
+
 _GLOB_CHARACTERS = frozenset("*?[")
 
 
 class File(NamedTuple):
-    """A regular file and its size in bytes when it was found."""
+    """A regular file, its size in bytes and its time of change when it was found."""
 
     path: str
     size: int
+    modified: int  # nanoseconds, to tell whether it has changed
 
 
 def find_files(name: str) -> list[File]:
@@ -43,7 +46,7 @@ def _expand(names: Sequence[str]) -> Iterator[File]:
         if stat.S_ISDIR(status.st_mode):
             found = _walk(name, status, folders_seen)
         elif stat.S_ISREG(status.st_mode):
-            found = iter([File(name, status.st_size)])
+            found = iter([File(name, status.st_size, status.st_mtime_ns)])
         else:
             raise ValueError(f"{name}: is neither a regular file nor a folder; `mambabyte prepare` reads streams")
         for file in found:
@@ -81,7 +84,7 @@ def _walk(folder: str, status: os.stat_result, seen: set[tuple[int, int]]) -> It
         if stat.S_ISDIR(status.st_mode):
             stack.append(iter(_entries(entry.path, status, seen)))
         elif stat.S_ISREG(status.st_mode):
-            yield File(entry.path, status.st_size)
+            yield File(entry.path, status.st_size, status.st_mtime_ns)
 
 
 def _entries(folder: str, status: os.stat_result, seen: set[tuple[int, int]]) -> list[os.DirEntry[str]]:
@@ -94,4 +97,6 @@ def _entries(folder: str, status: os.stat_result, seen: set[tuple[int, int]]) ->
             visible = [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
         raise ValueError(f"{folder}: cannot be listed: {error.strerror}") from error
+    if is_set(Path(folder)):
+        raise ValueError(f"{folder}: is a prepared set; name it on its own and not among plain files")
     return sorted(visible, key=lambda entry: os.fsencode(entry.name))
