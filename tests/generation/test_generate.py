@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mambabyte.generation import Decoder, generate, open_engine, stream
+from mambabyte.generation import Cursor, Decoder, generate, open_engine, stream
 from mambabyte.generation import engine as engines
 from mambabyte.generation.sampling import Sampler, Sampling
 from mambabyte.models.context import Context
@@ -44,7 +44,7 @@ def test_rows_join_and_leave_between_steps(model):
     sampling, expected, rows = Sampling(), [], []
     for i, prompt in enumerate([b"one", b"two!", b"three"]):
         context = engines.prefill(model, prompt)
-        rows.append(decoder.join(context, Sampler(sampling, i), max_bytes=10 + 3 * i, recent=prompt))
+        rows.append(decoder.join(context, Cursor(Sampler(sampling, i), left=10 + 3 * i)))
         expected.append(generate(model, prompt, max_bytes=10 + 3 * i, seed=i))
         for _ in range(4):
             decoder.step()

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mambabyte.generation.cursor import Cursor
 from mambabyte.generation.sampling import Noise, Sampler, Sampling, log_weights, probabilities
 
 RNG = np.random.default_rng(0)
@@ -66,13 +67,13 @@ def test_distribution_is_the_definition(settings, seed):
 def test_equal_logits_keep_the_lowest_bytes():
     kept = np.isfinite(log_weights(np.zeros(256, np.float32), Sampling(top_k=3)))
     assert kept.nonzero()[0].tolist() == [0, 1, 2]
-    assert Sampler(Sampling(temperature=0.0), 0).choose(np.zeros(256, np.float32), 0, b"") == 0
+    assert Sampler(Sampling(temperature=0.0), 0).scores(np.zeros(256, np.float32), 0).argmax() == 0
 
 
 @pytest.mark.parametrize("temperature", [1e-300, 1e-12])
 def test_a_tiny_temperature_is_greedy(temperature):
     sampler = Sampler(Sampling(temperature=temperature), seed=5)
-    assert {sampler.choose(LOGITS, t, b"") for t in range(50)} == {int(LOGITS.argmax())}
+    assert {sampler.scores(LOGITS, t).argmax() for t in range(50)} == {LOGITS.argmax()}
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,7 @@ def test_draws_have_the_distribution(settings):
     for seed in range(4):
         sampler = Sampler(settings, seed)
         for position in range(800):
-            counts[sampler.choose(LOGITS, position, b"")] += 1
+            counts[sampler.scores(LOGITS, position).argmax()] += 1
     assert counts[p == 0].sum() == 0
     cells = p * counts.sum() >= 5
     expected = np.append(p[cells], p[~cells].sum()) * counts.sum()
@@ -118,10 +119,10 @@ def test_the_penalty_window_forgets():
     settings = Sampling(temperature=0.0, repetition_penalty=100.0, repetition_window=2)
     logits = np.zeros(256, np.float32)
     logits[65], logits[66] = 2.0, 1.0
-    sampler = Sampler(settings, 0)
-    assert sampler.choose(logits, 0, b"") == 65
-    assert sampler.choose(logits, 0, b"xA") == 66
-    assert sampler.choose(logits, 0, b"Axx") == 65
+    cursor = Cursor(Sampler(settings, 0), left=9)
+    assert cursor.choose(logits) == 65
+    assert cursor.after(120).after(65).choose(logits) == 66
+    assert cursor.after(65).after(120).after(120).choose(logits) == 65
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

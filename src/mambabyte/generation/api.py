@@ -1,11 +1,14 @@
 """`generate` and `stream`: prompts in, bytes out."""
 
+import dataclasses
 import secrets
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias, Unpack, overload
 
-from mambabyte.generation.decoder import Decoder, End, Row
+from mambabyte.generation.cursor import Cursor, Rule
+from mambabyte.generation.decoder import Decoder, Draft, End, Row
+from mambabyte.generation.drafters import ByteDrafter, Drafter, LookupDrafter
 from mambabyte.generation.engine import Engine, open_engine, prefill
 from mambabyte.generation.sampling import Sampler, Sampling, SamplingOptions, expect_integer
 from mambabyte.generation.stops import StopMatcher
@@ -28,6 +31,9 @@ def generate(  # type: ignore[overload-overlap]  # a str is a Sequence[str] too
     seed: int | None = ...,
     stop: Text | Sequence[Text] = ...,
     state: ByteLMState | None = ...,
+    constraint: Rule | None = ...,
+    drafter: Drafter | ByteLM | str | None = ...,
+    top_beta: int | None = ...,
     engine: Engine | None = ...,
     **sampling: Unpack[SamplingOptions],
 ) -> bytes: ...
@@ -40,6 +46,9 @@ def generate(
     seed: int | Sequence[int] | None = ...,
     stop: Text | Sequence[Text] = ...,
     state: ByteLMState | None = ...,
+    constraint: Rule | None = ...,
+    drafter: Drafter | ByteLM | str | None = ...,
+    top_beta: int | None = ...,
     max_rows: int = ...,
     engine: Engine | None = ...,
     **sampling: Unpack[SamplingOptions],
@@ -52,6 +61,9 @@ def generate(
     seed: int | Sequence[int] | None = None,
     stop: Text | Sequence[Text] = (),
     state: ByteLMState | None = None,
+    constraint: Rule | None = None,
+    drafter: Drafter | ByteLM | str | None = None,
+    top_beta: int | None = None,
     max_rows: int = 64,
     engine: Engine | None = None,
     **sampling: Unpack[SamplingOptions],
@@ -70,6 +82,10 @@ def generate(
         stop: strings that end the output, which ends before the first of them to appear in the continuation.
         state: what the model has read before the prompt (batch 1, shared by all prompts, or one row a prompt). A
             `Context` may be continued with an empty prompt.
+        constraint: what the output may be, byte by byte; see `mambabyte.generation.constraints`.
+        drafter: "lookup", a smaller byte model, or any `Drafter`: the same bytes in less time.
+        top_beta: accept a drafted byte that is among so many most likely ones, the paper's rule. It is faster and not
+            exact: the output is no longer drawn from the model's distribution.
         max_rows: the most prompts that are decoded at once.
         engine: reuse an engine of this model; None opens one.
         sampling: temperature (0 is greedy), top_k, top_p, min_p, repetition_penalty, repetition_window: see `Sampling`.
@@ -78,20 +94,16 @@ def generate(
         ValueError: a setting out of its range, a state of another shape, an empty prompt on a state that does not know
             the next byte's distribution, or logits that are not finite.
     """
-    settings = Sampling(**sampling)
     texts = [prompt] if isinstance(prompt, (bytes, bytearray, str)) else prompt
     prompts = [as_bytes("prompt", text) for text in texts]
-    samplers = [Sampler(settings, s) for s in _seeds(seed, len(prompts))]
-    states = _states(state, len(prompts))
-    stops = _stops(stop)
-    expect_integer("max_bytes", max_bytes, least=0)
+    plan = _plan(max_bytes, stop, constraint, drafter, top_beta, sampling)
     expect_integer("max_rows", max_rows, least=1)
-    waiting = deque(zip(prompts, samplers, states, strict=True))
+    waiting = deque(zip(prompts, _seeds(seed, len(prompts)), _states(state, len(prompts)), strict=True))
     rows: list[Row] = []
     with Decoder(engine or open_engine(model)) as decoder:
         while waiting or decoder.rows:
             while waiting and len(decoder.rows) < max_rows:
-                rows.append(_start(decoder, *waiting.popleft(), max_bytes, stops))
+                rows.append(plan.start(decoder, *waiting.popleft()))
             decoder.step()
             for row in [row for row in decoder.rows if row.end is not None]:
                 decoder.leave(row)
@@ -107,6 +119,9 @@ def stream(
     seed: int | None = None,
     stop: Text | Sequence[Text] = (),
     state: ByteLMState | None = None,
+    constraint: Rule | None = None,
+    drafter: Drafter | ByteLM | str | None = None,
+    top_beta: int | None = None,
     engine: Engine | None = None,
     **sampling: Unpack[SamplingOptions],
 ) -> "Stream":
@@ -114,24 +129,24 @@ def stream(
 
     The prompt is read before this returns.
     """
-    settings = Sampling(**sampling)
-    sampler = Sampler(settings, _seeds(seed, 1)[0])
-    expect_integer("max_bytes", max_bytes, least=0)
+    plan = _plan(max_bytes, stop, constraint, drafter, top_beta, sampling)
     decoder = Decoder(engine or open_engine(model))
     text = as_bytes("prompt", prompt)
-    return Stream(decoder, _start(decoder, text, sampler, _states(state, 1)[0], max_bytes, _stops(stop)))
+    return Stream(decoder, plan.start(decoder, text, _seeds(seed, 1)[0], _states(state, 1)[0]))
 
 
 class Stream(Iterator[bytes]):
     """Pieces of one continuation, each at least one byte; stop asking at any time.
 
-    `seed` is the seed that was used. `end` is "limit" or "stop" once the bytes have ended, None before.
+    `seed` is the seed that was used. `end` is "limit", "stop" or "complete" (the constraint) once the bytes have ended,
+    None before. `statistics` counts what decoding did.
     """
 
     def __init__(self, decoder: Decoder, row: Row) -> None:
         self._decoder, self._row = decoder, row
         self._given = 0
-        self.seed = row.sampler.noise.seed
+        self.statistics = decoder.statistics
+        self.seed = row.cursor.sampler.noise.seed
 
     def __next__(self) -> bytes:
         row = self._row
@@ -172,11 +187,68 @@ def read_prompt(model: ByteLM, prompt: bytes, state: ByteLMState | None) -> Cont
     return state
 
 
-def _start(
-    decoder: Decoder, prompt: bytes, sampler: Sampler, state: ByteLMState | None, max_bytes: int, stops: Sequence[bytes]
-) -> Row:
-    context = read_prompt(decoder.engine.model, prompt, state)
-    return decoder.join(context, sampler, max_bytes=max_bytes, stops=StopMatcher(stops), recent=prompt)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """What the rows of one call have in common."""
+
+    settings: Sampling
+    max_bytes: int
+    stops: Sequence[bytes]
+    rule: Rule | None
+    drafter: Drafter | None
+    top_beta: int | None
+
+    def start(self, decoder: Decoder, prompt: bytes, seed: int, state: ByteLMState | None) -> Row:
+        """Read a prompt and let it join."""
+        sampler = Sampler(self.settings, seed)
+        context = read_prompt(decoder.engine.model, prompt, state)
+        cursor = Cursor(
+            sampler=sampler,
+            left=self.max_bytes,
+            recent=prompt[-sampler.window :] if sampler.window else b"",
+            rule=self.rule,
+            state=self.rule.start if self.rule else 0,
+        )
+        drafter = self.drafter
+        draft = None if drafter is None else Draft(drafter.begin(prompt), drafter.cost, self.top_beta)
+        return decoder.join(context, cursor, stops=StopMatcher(self.stops), draft=draft)
+
+
+def _plan(
+    max_bytes: int,
+    stop: Text | Sequence[Text],
+    constraint: Rule | None,
+    drafter: Drafter | ByteLM | str | None,
+    top_beta: int | None,
+    sampling: SamplingOptions,
+) -> _Plan:
+    expect_integer("max_bytes", max_bytes, least=0)
+    if top_beta is not None:
+        expect_integer("top_beta", top_beta, least=1)
+        if drafter is None:
+            raise ValueError("top_beta accepts a drafter's guesses, but there is no drafter; give one")
+    if constraint is not None and (fewest := constraint.shortest(constraint.start)) > max_bytes:
+        raise ValueError(f"the constraint needs at least {fewest} bytes, but max_bytes is {max_bytes}")
+    return _Plan(
+        settings=Sampling(**sampling),
+        max_bytes=max_bytes,
+        stops=_stops(stop),
+        rule=constraint,
+        drafter=_drafter(drafter),
+        top_beta=top_beta,
+    )
+
+
+def _drafter(drafter: Drafter | ByteLM | str | None) -> Drafter | None:
+    if drafter is None:
+        return None
+    if isinstance(drafter, ByteLM):
+        return ByteDrafter(drafter)
+    if isinstance(drafter, str):
+        if drafter != "lookup":
+            raise ValueError(f"drafter={drafter!r} is not known; give 'lookup', a byte model or a Drafter")
+        return LookupDrafter()
+    return drafter
 
 
 def as_bytes(name: str, text: Text) -> bytes:

@@ -1,16 +1,37 @@
-"""Decoding: rows that choose a byte, read it, and end at a limit or a stop string, together but each as if alone."""
+"""Decoding: rows that choose a byte, read it, and end at a limit or a stop, together but each as if alone.
 
+One step is one read of the engine: every running row reads the byte it chose last and, if it has a drafter, the bytes
+that it guesses will follow; it then chooses byte by byte for as long as the guess agrees.
+"""
+
+import time
 from typing import Literal
 
 import torch
 
+from mambabyte.generation.cursor import Cursor
+from mambabyte.generation.drafters import Guesser
 from mambabyte.generation.engine import Engine, Logits, prefill
-from mambabyte.generation.sampling import Sampler
+from mambabyte.generation.sampling import Scores
+from mambabyte.generation.speculation import Pace, Statistics, too_close
 from mambabyte.generation.stops import StopMatcher
 from mambabyte.models import ByteLMState
 from mambabyte.models.context import Context
 
-End = Literal["limit", "stop"]
+End = Literal["limit", "stop", "complete"]
+
+
+class Draft:
+    """A row's drafter: its guesser, how far it guesses, and the paper's inexact rule if it is asked for.
+
+    With `top_beta` a guessed byte also passes if it is among that many most likely ones
+    (https://arxiv.org/abs/2401.13660, section 3.2): faster, and no longer the model's distribution.
+    """
+
+    def __init__(self, guesser: Guesser, cost: float, top_beta: int | None = None) -> None:
+        self.guesser = guesser
+        self.pace = Pace(cost)
+        self.top_beta = top_beta
 
 
 class Row:
@@ -20,31 +41,49 @@ class Row:
     the logits one step before the engine reads it; `chosen` holds all of them, the stop string's included.
     """
 
-    def __init__(
-        self, number: int, context: Context, recent: bytes, sampler: Sampler, max_bytes: int, stops: StopMatcher
-    ):
+    def __init__(self, number: int, context: Context, cursor: Cursor, stops: StopMatcher, draft: Draft | None) -> None:
         self.number = number
         self.context = context
-        self.sampler = sampler
-        self.max_bytes = max_bytes
+        self.cursor = cursor
         self.stops = stops
-        self.recent = recent
+        self.draft = draft
         self.chosen = bytearray()
         self.output = bytearray()
-        self.end: End | None = "limit" if max_bytes == 0 else None
+        self.end: End | None = None
+        self._check_end()
+        # The last state that plain decoding has to the last bit, and how many chosen bytes it has read; None: the
+        # engine's present one is such a state.
+        self.anchor: tuple[ByteLMState, int] | None = None
 
-    def choose(self, logits: Logits) -> int:
-        """Choose the next byte from its logits (256,), and end the row if it is the last."""
-        history = bytes(self.recent + self.chosen[-self.sampler.settings.repetition_window :])
-        byte = self.sampler.choose(logits, len(self.chosen), history)
+    def take(self, byte: int) -> None:
+        """Choose `byte`, and end the row if it is the last."""
         self.chosen.append(byte)
+        self.cursor = self.cursor.after(byte)
         self.output += self.stops.push(byte)
+        self._check_end()
+
+    def guess(self) -> bytes:
+        """What the drafter thinks will follow, one byte short of the limit: the last byte needs no reading."""
+        if self.draft is None or self.cursor.left < 2:
+            return b""
+        return self.draft.guesser.guess(min(self.draft.pace.length(), self.cursor.left - 1), self.cursor)
+
+    def judge(self, scores: Scores, guessed: int | None) -> int:
+        """The byte to take."""
+        beta = None if self.draft is None else self.draft.top_beta
+        if beta is not None and guessed is not None and (scores > scores[guessed]).sum() < beta:
+            return guessed
+        return int(scores.argmax())
+
+    def _check_end(self) -> None:
         if self.stops.found is not None:
             self.end = "stop"
-        elif len(self.chosen) == self.max_bytes:
-            self.output += self.stops.finish()
+        elif self.cursor.ended:
+            self.end = "complete"
+        elif self.cursor.left == 0:
             self.end = "limit"
-        return byte
+        if self.end is not None:
+            self.output += self.stops.finish()
 
 
 class Decoder:
@@ -56,6 +95,7 @@ class Decoder:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.rows: list[Row] = []
+        self.statistics = Statistics()
 
     def __enter__(self) -> "Decoder":
         return self
@@ -65,30 +105,84 @@ class Decoder:
             self.leave(row)
 
     def join(
-        self,
-        context: Context,
-        sampler: Sampler,
-        *,
-        max_bytes: int,
-        stops: StopMatcher | None = None,
-        recent: bytes = b"",
+        self, context: Context, cursor: Cursor, *, stops: StopMatcher | None = None, draft: Draft | None = None
     ) -> Row:
-        """Continue from `context` (batch 1); `recent` are the last bytes that it read, for the repetition penalty."""
-        row = Row(self.engine.join(context), context, recent, sampler, max_bytes, stops or StopMatcher())
+        """Continue from `context` (batch 1) at `cursor`."""
+        row = Row(self.engine.join(context), context, cursor, stops or StopMatcher(), draft)
         self.rows.append(row)
         return row
 
     def step(self) -> None:
-        """Every running row reads the last byte it chose, if any, and chooses the next."""
+        """Every running row reads what it chose last and guesses to follow, if anything, and chooses what does."""
+        start = time.perf_counter()
         running = [row for row in self.rows if row.end is None]
         begun = [row for row in running if row.chosen]
         for row in running:
             if not row.chosen:
-                row.choose(row.context.logits[0].cpu().numpy())
+                self._advance(row, b"", row.context.logits.cpu().numpy())
         if begun:
-            data = [bytes(row.chosen[-1:]) for row in begun]
-            for row, logits in zip(begun, self.engine.read([row.number for row in begun], data), strict=True):
-                row.choose(logits[-1])
+            self._read(begun)
+        self.statistics.seconds += time.perf_counter() - start
+
+    def _read(self, rows: list[Row]) -> None:
+        start = time.perf_counter()
+        guesses = [row.guess() for row in rows]
+        self.statistics.drafter_seconds += time.perf_counter() - start
+        for row, guess in zip(rows, guesses, strict=True):
+            if guess and row.anchor is None and self.engine.tolerance > 0:
+                row.anchor = (self.engine.state(row.number), len(row.chosen) - 1)
+        data = [bytes(row.chosen[-1:]) + guess for row, guess in zip(rows, guesses, strict=True)]
+        logits = self.engine.read([row.number for row in rows], data)
+        for row, guess, after in zip(rows, guesses, logits, strict=True):
+            number, taken = row.number, self._advance(row, guess, after)
+            if row.number == number and taken < len(after):
+                self.engine.rewind(number, taken)
+        self.statistics.passes += len(rows)
+
+    def _advance(self, row: Row, guess: bytes, logits: Logits) -> int:
+        """Choose bytes from their logits (1 + len(guess), 256) while the guess agrees; returns how many."""
+        taken = 0
+        for after, guessed in zip(logits, [*guess, None], strict=True):
+            scores = row.cursor.scores(after)
+            if row.anchor is not None and too_close(
+                scores, after, row.cursor.sampler.settings.temperature, self.engine.tolerance
+            ):
+                scores = row.cursor.scores(self._replay(row))
+                guessed = None
+            byte = row.judge(scores, guessed)
+            row.take(byte)
+            taken += 1
+            if row.end is not None or byte != guessed:
+                break
+        self._learn(row, guess, taken)
+        return taken
+
+    def _learn(self, row: Row, guess: bytes, taken: int) -> None:
+        new = bytes(row.chosen[-taken:])
+        accepted = sum(1 for a, b in zip(new, guess, strict=False) if a == b)
+        self.statistics.bytes += taken
+        self.statistics.drafted += len(guess)
+        self.statistics.accepted += accepted
+        if row.draft is not None:
+            start = time.perf_counter()
+            row.draft.pace.learn(min(len(guess), taken), accepted)
+            row.draft.guesser.read(new)
+            self.statistics.drafter_seconds += time.perf_counter() - start
+
+    def _replay(self, row: Row) -> Logits:
+        """The logits after all chosen bytes as plain decoding has them, read one by one from where it last was.
+
+        The row goes on from there, so that no byte is replayed twice.
+        """
+        assert row.anchor is not None
+        state, read = row.anchor
+        number = self.engine.join(state)
+        for byte in row.chosen[read:]:
+            logits = self.engine.read([number], [bytes((byte,))])[0]
+        self.statistics.replays += len(row.chosen) - read
+        self.engine.leave(row.number)
+        row.number, row.anchor = number, None
+        return logits[-1]
 
     def context(self, row: Row) -> Context:
         """What `row` has read once it has read its `output`, neither more nor less; the row must not have left.
@@ -102,7 +196,7 @@ class Decoder:
             return prefill(self.engine.model, output, row.context)
         number = self.engine.join(self.engine.state(row.number))
         logits = torch.tensor(self.engine.read([number], [output[-1:]])[0])
-        state: ByteLMState = self.engine.state(number)
+        state = self.engine.state(number)
         self.engine.leave(number)
         return Context(layers=state.layers, logits=logits.to(row.context.logits.device))
 

@@ -150,17 +150,23 @@ class Noise:
 
 
 class Sampler:
-    """One row's choices: settings and noise, no other state."""
+    """One row's draws: settings and noise, no other state."""
 
     def __init__(self, settings: Sampling, seed: int) -> None:
         self.settings = settings
         self.noise = Noise(seed)
 
-    def choose(self, logits: NDArray[np.float32], position: int, history: bytes, allowed: Mask | None = None) -> int:
-        """The byte at `position` of the output; `history` is what was read before it (its last window is enough)."""
-        window = self.settings.repetition_window
-        recent = set(history[-window:]) if self.settings.repetition_penalty != 1 and window else ()
-        scores = log_weights(logits, self.settings, recent, allowed)
-        if self.settings.temperature > 0:
-            scores = scores + self.noise[position]
-        return int(scores.argmax())
+    @property
+    def window(self) -> int:
+        """How many bytes back the repetition penalty looks; 0 if there is none."""
+        return self.settings.repetition_window if self.settings.repetition_penalty != 1 else 0
+
+    def scores(
+        self, logits: NDArray[np.float32], position: int, recent: bytes = b"", allowed: Mask | None = None
+    ) -> Scores:
+        """(256,) log weights plus the noise of `position`: the largest, and of equals the lowest, is the byte there.
+
+        `recent` are the last `window` bytes before it. Raises as `log_weights`.
+        """
+        scores = log_weights(logits, self.settings, set(recent), allowed)
+        return scores + self.noise[position] if self.settings.temperature > 0 else scores

@@ -1,0 +1,135 @@
+"""Drafters: cheap guesses at the bytes to come, which the engine verifies several at a time.
+
+A guess is never trusted, so a drafter may be anything; only speed depends on how good it is.
+"""
+
+from typing import Protocol
+
+from mambabyte.generation.cursor import Cursor
+from mambabyte.generation.engine import Engine, Logits, open_engine, prefill
+from mambabyte.models import ByteLM, ByteLMState
+
+
+class Guesser(Protocol):
+    """A drafter's view of one row."""
+
+    def read(self, data: bytes) -> None:
+        """Take bytes that were decided, which follow those read before."""
+        ...
+
+    def guess(self, count: int, cursor: Cursor) -> bytes:
+        """At most `count` bytes that may follow those read; `cursor` is the row's."""
+        ...
+
+
+class Drafter(Protocol):
+    """What makes a guesser for each row. `cost` is the time of guessing one byte as a fraction of a verifying pass."""
+
+    cost: float
+
+    def begin(self, text: bytes) -> Guesser:
+        """A guesser that has read `text`."""
+        ...
+
+
+class LookupDrafter:
+    """Prompt lookup (https://github.com/apoorvumang/prompt-lookup-decoding): what followed these bytes the last time.
+
+    No model and no memory but the text; good where text repeats itself, as code and edited documents do.
+    """
+
+    cost = 0.0
+
+    def __init__(self, shortest: int = 4, window: int = 1 << 16) -> None:
+        self.shortest, self.window = shortest, window
+
+    def begin(self, text: bytes) -> "LookupGuesser":
+        """See `Drafter.begin`; the last `window` bytes are searched."""
+        guesser = LookupGuesser(self.shortest)
+        guesser.read(text[-self.window :])
+        return guesser
+
+
+class LookupGuesser:
+    """Finds the longest earlier occurrence of the last bytes among the latest few of their last `shortest`."""
+
+    CANDIDATES, LONGEST = 16, 64
+
+    def __init__(self, shortest: int) -> None:
+        self._shortest = shortest
+        self._text = bytearray()
+        self._ends: dict[bytes, list[int]] = {}  # where each run of `shortest` bytes ended, at every earlier place
+
+    def read(self, data: bytes) -> None:
+        """See `Guesser.read`."""
+        n = self._shortest
+        for byte in data:
+            if len(self._text) >= n:  # what ends here has something after it only now
+                self._ends.setdefault(bytes(self._text[-n:]), []).append(len(self._text))
+            self._text.append(byte)
+
+    def guess(self, count: int, cursor: Cursor) -> bytes:  # noqa: ARG002
+        """See `Guesser.guess`; nothing where the last bytes are new."""
+        ends = self._ends.get(bytes(self._text[-self._shortest :]), [])
+        if not ends:
+            return b""
+        best = max(reversed(ends[-self.CANDIDATES :]), key=self._common)
+        period = len(self._text) - best  # beyond the end of the text it is taken to go round
+        return bytes(self._text[best + i % period] for i in range(count))
+
+    def _common(self, end: int) -> int:
+        """How many bytes before `end` equal the last ones of the text."""
+        text, length = self._text, self._shortest
+        while length < min(end, self.LONGEST) and text[end - 1 - length] == text[-1 - length]:
+            length += 1
+        return length
+
+
+class ByteDrafter:
+    """A smaller byte model, which reads and guesses byte by byte with the row's own noise."""
+
+    def __init__(self, model: ByteLM, cost: float = 0.2) -> None:
+        self.cost = cost
+        self._engine = open_engine(model)
+
+    def begin(self, text: bytes) -> "ByteGuesser":
+        """See `Drafter.begin`."""
+        return ByteGuesser(self._engine, text or b"\n")
+
+
+class ByteGuesser:
+    """Holds the state after every byte it guessed, so that nothing is read twice when part of the guess is accepted."""
+
+    def __init__(self, engine: Engine, text: bytes) -> None:
+        context = prefill(engine.model, text)
+        self._engine = engine
+        self._trail: list[tuple[ByteLMState, Logits]] = [(context, context.logits[0].cpu().numpy())]
+        self._guessed = b""
+
+    def read(self, data: bytes) -> None:
+        """See `Guesser.read`."""
+        known = 0
+        while known < min(len(data), len(self._trail) - 1) and data[known] == self._guessed[known]:
+            known += 1
+        self._trail, self._guessed = [self._trail[known]], b""
+        if data[known:]:
+            self._trail = [self._after(data[known:])]
+
+    def guess(self, count: int, cursor: Cursor) -> bytes:
+        """See `Guesser.guess`."""
+        guessed = bytearray()
+        while len(guessed) < count and not cursor.ended:
+            byte = cursor.choose(self._trail[-1][1])
+            cursor = cursor.after(byte)
+            guessed.append(byte)
+            if len(guessed) < count:
+                self._trail.append(self._after(bytes((byte,))))
+        self._guessed = bytes(guessed)
+        return self._guessed
+
+    def _after(self, data: bytes) -> tuple[ByteLMState, Logits]:
+        row = self._engine.join(self._trail[-1][0])
+        logits = self._engine.read([row], [data])[0][-1].copy()
+        state = self._engine.state(row)
+        self._engine.leave(row)
+        return state, logits

@@ -1,0 +1,242 @@
+"""Speculative decoding changes the time, not the bytes: for every drafter, setting, batch and near tie."""
+
+import itertools
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mambabyte.generation import ByteDrafter, Cursor, LookupDrafter, generate, stream
+from mambabyte.generation import engine as engines
+from mambabyte.generation.sampling import Sampler, Sampling, log_weights, probabilities
+from mambabyte.generation.speculation import LONGEST, Pace
+from tests.generation.conftest import tiny_model
+
+PROMPTS = [b"", b"a", b"abcabcabcabc", b"\xff\x00\xfe", b"the cat. the dog. the "]
+SETTINGS = [
+    {"temperature": 0.0},
+    {"temperature": 1.0},
+    {"temperature": 0.6, "top_k": 12, "top_p": 0.9},
+    {"min_p": 0.1, "repetition_penalty": 1.3},
+]
+
+
+class Scripted:
+    """Guesses given bytes, right or wrong: `script` are the bytes expected from the prompt's end on."""
+
+    def __init__(self, script, cost=0.0):
+        self.script, self.cost = script, cost
+
+    def begin(self, text):
+        guesser = Scripted(self.script)
+        guesser.at = 0
+        return guesser
+
+    def read(self, data):
+        self.at += len(data)
+
+    def guess(self, count, cursor):
+        return self.script[self.at : self.at + count]
+
+
+def blur(model, amount, seed=0):
+    """A model that is nearly `model`: a good drafter."""
+    other = tiny_model()
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for a, b in zip(other.parameters(), model.parameters(), strict=True):
+            a.copy_(b + amount * b.std() * torch.randn_like(b) if b.numel() > 1 else b)
+    return other
+
+
+def drafters(model):
+    return {
+        "lookup": LookupDrafter(shortest=1),
+        "nearly itself": ByteDrafter(blur(model, 0.05)),
+        "a stranger": ByteDrafter(tiny_model(seed=9)),
+        "noise": Scripted(np.random.default_rng(0).bytes(1000)),
+    }
+
+
+@pytest.mark.parametrize("sampling", SETTINGS, ids=str)
+@pytest.mark.parametrize("name", ["lookup", "nearly itself", "a stranger", "noise"])
+def test_the_bytes_are_those_of_plain_decoding(model, name, sampling):
+    """Alone and in a batch whose rows accept different lengths, with a stop string."""
+    options = {"max_bytes": 30, "seed": 3, "stop": b"qz", **sampling}
+    plain = [generate(model, p, **options) for p in PROMPTS]
+    drafter = drafters(model)[name]
+    assert generate(model, PROMPTS, drafter=drafter, **options) == plain
+    assert [generate(model, p, drafter=drafter, **options) for p in PROMPTS[2:4]] == plain[2:4]
+
+
+@pytest.mark.parametrize("right", [0, 1, 2, 7, 31, 60])
+def test_a_guess_that_goes_wrong_anywhere_costs_only_the_rest(model, right):
+    plain = generate(model, b"xyz", max_bytes=60, temperature=0.0)
+    script = plain[:right] + bytes(255 - b for b in plain[right:])
+    pieces = stream(model, b"xyz", max_bytes=60, temperature=0.0, drafter=Scripted(script))
+    assert b"".join(pieces) == plain
+    assert pieces.statistics.accepted <= right
+    assert pieces.statistics.bytes == 60
+
+
+def test_a_perfect_drafter_gives_many_bytes_a_pass(model):
+    for drafter in (ByteDrafter(model), "lookup"):
+        pieces = stream(model, b"ab" * 60, max_bytes=100, temperature=0.0, drafter=drafter)
+        out = b"".join(pieces)
+        report = pieces.statistics.to_dict()
+        assert report["bytes"] == len(out) == 100
+        if drafter != "lookup":
+            assert report["acceptance"] == 1
+            assert report["bytes_per_pass"] > 3
+        assert 0 < report["drafter_share"] < 1
+
+
+def near_tie_model(gap):
+    """Every logit has a twin a hair apart: the scan's and the step's roundings order them differently."""
+    model = tiny_model(seed=4)
+    with torch.no_grad():
+        head = model.head.weight
+        head[128:] = head[:128] * (1 + gap * torch.randn(128, 1))
+    return model
+
+
+@pytest.mark.parametrize("gap", [1e-7, 1e-6])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_ties_are_broken_as_plain_decoding_breaks_them(gap, temperature):
+    model = near_tie_model(gap)
+    options = {"max_bytes": 100, "temperature": temperature, "seed": 1}
+    for prompt in PROMPTS[:3]:
+        plain = generate(model, prompt, **options)
+        pieces = stream(model, prompt, drafter=Scripted(plain), **options)
+        assert b"".join(pieces) == plain
+        assert pieces.statistics.replays > 0 or temperature > 0
+
+
+def test_scan_and_step_agree_far_within_the_tolerance():
+    for seed in range(3):
+        model = tiny_model(seed=seed, n_layers=6, d_model=32)
+        data = np.random.default_rng(seed).bytes(100)
+        engine = engines.TorchEngine(model)
+        one, many = engine.join(model.init_state()), engine.join(model.init_state())
+        stepped = np.concatenate([engine.read([one], [data[i : i + 1]])[0] for i in range(len(data))])
+        scanned = np.concatenate([engine.read([many], [data[i : i + 10]])[0] for i in range(0, len(data), 10)])
+        assert np.abs(stepped - scanned).max() < 0.1 * engine.tolerance * np.abs(stepped).max()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 20), st.floats(0, 1)), min_size=1, max_size=8), st.integers(0, 2**31))
+def test_rewinding_is_never_having_read(model, reads, seed):
+    engine = engines.TorchEngine(model)
+    row, kept = engine.join(model.init_state()), b""
+    rng = np.random.default_rng(seed)
+    for length, fraction in reads:
+        data = rng.bytes(length)
+        logits = engine.read([row], [data])[0]
+        assert logits.shape == (length, 256)
+        count = max(1, round(fraction * length))
+        if count < length:
+            engine.rewind(row, count)
+        kept += data[:count]
+    expected = engines.prefill(model, kept)
+    for (name, a), (_, b) in zip(engine.state(row).named_tensors(), expected.named_tensors(), strict=False):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("sampling", SETTINGS[1:], ids=str)
+def test_the_context_after_speculation_is_what_was_given(model, sampling):
+    pieces = stream(model, b"abcabc", max_bytes=37, seed=2, drafter=ByteDrafter(blur(model, 0.1)), **sampling)
+    given_bytes = b"".join(pieces)
+    expected = engines.prefill(model, b"abcabc" + given_bytes)
+    torch.testing.assert_close(pieces.context.logits, expected.logits, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["lookup", "a stranger", "nearly itself"])
+@pytest.mark.parametrize("sampling", [{"temperature": 1.5, "top_k": 3}, {"top_p": 0.6, "min_p": 0.02}], ids=str)
+def test_the_distribution_is_the_targets(name, sampling):
+    """Chi-square of all outputs of 3 bytes against their probabilities, enumerated with the whole forward."""
+    model = tiny_model(seed=2, gain=12.0)
+    expected = enumerate_outputs(model, b"aab", 3, Sampling(**sampling))
+    draws, drafter = 250, drafters(model)[name]
+    outputs = generate(model, [b"aab"] * draws, max_bytes=3, seed=list(range(draws)), drafter=drafter, **sampling)
+    counts = Counter(outputs)
+    assert set(counts) <= set(expected)
+    likely = [o for o, p in expected.items() if p * draws >= 5]
+    cells = [(counts[o], expected[o] * draws) for o in likely]
+    cells.append((draws - sum(c for c, _ in cells), draws - sum(e for _, e in cells)))
+    chi2 = sum((c - e) ** 2 / e for c, e in cells if e > 1e-6)
+    freedom = len(cells) - 1
+    assert chi2 < freedom + 4 * math.sqrt(2 * freedom) + 8
+
+
+def enumerate_outputs(model, prompt, length, settings):
+    found = {b"": 1.0}
+    for _ in range(length):
+        grown = {}
+        for text, p in found.items():
+            with torch.no_grad():
+                logits, _ = model(torch.tensor([list(prompt + text)]))
+            q = probabilities(log_weights(logits[0, -1].numpy(), settings))
+            grown |= {text + bytes([b]): p * q[b] for b in q.nonzero()[0].tolist()}
+        found = grown
+    assert sum(found.values()) == pytest.approx(1)
+    return found
+
+
+def test_top_beta_is_inexact_by_name_and_bounded(model):
+    pieces = stream(model, b"x", max_bytes=40, drafter=Scripted(bytes(range(32, 120))), top_beta=256, seed=0)
+    assert len(b"".join(pieces)) == 40
+    assert pieces.statistics.accepted == pieces.statistics.drafted > 0
+    exact = generate(model, b"abab", max_bytes=40, temperature=0.0)
+    drafter = ByteDrafter(blur(model, 0.3))
+    assert generate(model, b"abab", max_bytes=40, temperature=0.0, drafter=drafter, top_beta=1) == exact
+    out = generate(model, b"abab", max_bytes=40, temperature=0.0, drafter=drafter, top_beta=3)
+    with torch.no_grad():
+        logits, _ = model(torch.tensor([list(b"abab" + out)]))
+    ranks = [(logits[0, 3 + i] > logits[0, 3 + i, b]).sum().item() for i, b in enumerate(out)]
+    assert max(ranks) < 3
+
+
+@given(st.binary(max_size=60).map(lambda b: bytes(97 + x % 3 for x in b)), st.integers(1, 10))
+def test_lookup_continues_the_longest_earlier_match(text, count):
+    guess = LookupDrafter(shortest=2).begin(text).guess(count, Cursor(Sampler(Sampling(), 0), left=99))
+    places = [e for e in range(2, len(text)) if text[e - 2 : e] == text[-2:]]
+    if not places:
+        assert guess == b""
+        return
+    common = {e: next(n for n in itertools.count(2) if n >= e or text[e - n - 1] != text[-n - 1]) for e in places}
+    longest = max(common[e] for e in places[-16:])
+    best = max(e for e in places[-16:] if common[e] == longest)
+    assert guess == bytes(text[best + i % (len(text) - best)] for i in range(count))
+
+
+def test_a_guess_grows_with_acceptance_and_shrinks_with_cost():
+    def settled(acceptance, cost):
+        pace = Pace(cost)
+        pace.acceptance = acceptance
+        return pace.length()
+
+    lengths = [settled(a, 0.0) for a in (0.0, 0.3, 0.6, 0.9, 1.0)]
+    assert lengths == sorted(lengths)
+    assert lengths[0] == 1
+    assert lengths[-1] == LONGEST
+    assert settled(0.9, 0.0) > settled(0.9, 0.3) >= 1
+    pace = Pace(0.0)
+    for _ in range(100):
+        pace.learn(4, 4)
+    assert pace.acceptance > 0.99
+    for _ in range(100):
+        pace.learn(4, 0)
+    assert pace.acceptance < 0.01
+
+
+def test_wrong_drafters_are_sentences(model):
+    with pytest.raises(ValueError, match="lookup"):
+        generate(model, b"a", drafter="oracle")
+    with pytest.raises(ValueError, match="no drafter"):
+        generate(model, b"a", top_beta=3)
+    with pytest.raises(ValueError, match="top_beta must be"):
+        generate(model, b"a", drafter="lookup", top_beta=0)
