@@ -48,3 +48,9 @@ def test_a_choice_chosen_again_is_the_same() -> None:
     config = TrainConfig(preset="mambabyte-5m")
     first = choose(config, CPU, PLENTY)
     assert choose(dataclasses.replace(config, **dataclasses.asdict(first)), CPU, PLENTY) == first
+
+
+def test_a_model_too_large_for_the_memory_recomputes_its_layers() -> None:
+    assert chosen("mambabyte-353m").checkpoint_activations
+    assert not chosen("mambabyte-353m", checkpoint_activations=False).checkpoint_activations
+    assert not chosen("mambabyte-5m").checkpoint_activations

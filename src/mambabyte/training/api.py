@@ -97,7 +97,7 @@ def train(
 
         model = _model(config, earlier).to(device).train()
         model.compute_dtype, why = precision.choose_dtype(config.precision, device)
-        if config.checkpoint_activations:
+        if chosen.checkpoint_activations:
             stack.enter_context(checkpointed(model))
         learner, meter, position = _learner(config, chosen, model), Meter(device), Position()
         if earlier is not None and snapshot is not None:
@@ -197,10 +197,11 @@ def _introduce(
     parameters = sum(p.numel() for p in model.parameters())
     start = f"going on from step {position.step:,}" if position.step else "beginning"
     dtype = str(model.compute_dtype).removeprefix("torch.")
+    recomputed = ", layers recomputed" if chosen.checkpoint_activations else ""
     return (
         f"{config.preset or 'model'}: {parameters:,} parameters; "
         f"{corpus.nbytes:,} bytes in {corpus.documents:,} documents\n"
-        f"{device}, {dtype} ({why}); {chosen.batch} x {chosen.context:,} bytes a step, {chosen.micro_batch} at once; "
-        f"learning rate {chosen.learning_rate:g}\n"
+        f"{device}, {dtype} ({why}){recomputed}; {chosen.batch} x {chosen.context:,} bytes a step, "
+        f"{chosen.micro_batch} at once; learning rate {chosen.learning_rate:g}\n"
         f"{start}, until {chosen.budget}"
     )

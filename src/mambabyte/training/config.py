@@ -69,7 +69,7 @@ class TrainConfig:
 
     device: str = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    checkpoint_activations: bool = False
+    checkpoint_activations: bool | None = None
 
     log_every: int = 10
     evaluate_every: int | None = None

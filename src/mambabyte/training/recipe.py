@@ -10,11 +10,13 @@ import dataclasses
 import torch
 
 from mambabyte.models import ByteLMConfig, model_cost
+from mambabyte.training import memory, precision
 from mambabyte.training.config import TrainConfig
 from mambabyte.training.schedule import Budget
 
 PAPER_PARAMETERS = 353_000_000
 BYTES_PER_PARAMETER = 90
+CPU_ROOM = 4 << 30  # for activations; larger micro-batches gain nothing there
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,7 @@ class Recipe:
     batch: int
     context: int
     micro_batch: int
+    checkpoint_activations: bool
     learning_rate: float
     minutes: float | None
     steps: int | None
@@ -41,11 +44,13 @@ def choose(config: TrainConfig, device: torch.device, corpus_bytes: int) -> Reci
     parameters = model_cost(architecture).parameters
     batch, context = _geometry(parameters)
     batch, context = config.batch or batch, config.context or min(context, max(corpus_bytes, 2))
+    at_once, recompute = _memory(config, architecture, context, device)
     unlimited = config.minutes is None and config.steps is None and config.bytes is None
     return Recipe(
         batch=batch,
         context=context,
-        micro_batch=min(batch, config.micro_batch or _micro_batch(architecture, context, device)),
+        micro_batch=min(batch, config.micro_batch or at_once),
+        checkpoint_activations=recompute,
         learning_rate=config.learning_rate or _learning_rate(parameters),
         minutes=config.minutes,
         steps=config.steps,
@@ -66,12 +71,12 @@ def _learning_rate(parameters: int) -> float:
     return float(f"{min(4e-3, 4e-4 * (PAPER_PARAMETERS / parameters) ** 0.5):.1e}")
 
 
-def _micro_batch(architecture: ByteLMConfig, context: int, device: torch.device) -> int:
-    """As many sequences as fit: about 24 activations of the model's width per layer and byte stay for the backward."""
-    per_byte = 4 * (24 * architecture.d_model * len(architecture.pattern) + 4 * architecture.vocab_size)
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        room = int(0.6 * free)
-    else:
-        room = 2 << 30
-    return max(1, room // (per_byte * context))
+def _memory(config: TrainConfig, architecture: ByteLMConfig, context: int, device: torch.device) -> tuple[int, bool]:
+    """(sequences at once, whether to recompute activations): recomputing only where one sequence would not fit."""
+    dtype, _ = precision.choose_dtype(config.precision, device)
+    room = int(0.6 * torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else CPU_ROOM
+    kept, recomputed = (room // (context * memory.bytes_per_position(architecture, dtype, r)) for r in (False, True))
+    recompute = config.checkpoint_activations
+    if recompute is None:
+        recompute = kept < 1
+    return max(1, recomputed if recompute else kept), recompute
