@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import math
 from pathlib import Path
@@ -92,8 +93,6 @@ def test_a_model_that_is_not_there_and_data_without_a_byte(folder: Path, capsys:
     assert "nothing" in capsys.readouterr().err
     assert run(["evaluate", str(folder / "model"), "--data", str(folder / "data" / "empty")]) == 1
     assert "empty" in capsys.readouterr().err
-    assert run(["evaluate", str(folder / "model")]) == 2
-    assert "data" in capsys.readouterr().err.lower()
 
 
 def test_a_damaged_model_is_a_sentence(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,3 +101,14 @@ def test_a_damaged_model_is_a_sentence(folder: Path, capsys: pytest.CaptureFixtu
     save_model(model, folder / "damaged")
     assert run(["evaluate", str(folder / "damaged"), "--data", str(folder / "data")]) == 1
     assert "no finite number of bits" in capsys.readouterr().err
+
+
+def test_something_to_evaluate_on_is_needed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["evaluate", str(folder / "model")]) == 2
+    assert "give --data PATH... or --tasks NAME" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(importlib.util.find_spec("lm_eval") is not None, reason="lm-eval is installed")
+def test_tasks_without_lm_eval_say_what_to_install(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["evaluate", str(folder / "model"), "--tasks", "piqa,arc_easy"]) == 1
+    assert "pip install 'mambabyte-lm[eval]'" in capsys.readouterr().err

@@ -1,8 +1,9 @@
-"""`mambabyte evaluate`: bits per byte of any files."""
+"""`mambabyte evaluate`: bits per byte of any files, and tasks of lm-evaluation-harness."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
@@ -12,7 +13,11 @@ from mambabyte.cli.device import open_model
 
 if TYPE_CHECKING:
     from mambabyte.evaluation import Report
+    from mambabyte.evaluation.plan import Plan
+    from mambabyte.models import ByteLM
 
+Many = Parameter(consume_multiple=True, negative=())
+AtLeastOne = Parameter(validator=Number(gte=1))
 SHOWN = 40  # files that people see; --json gives them all
 
 
@@ -20,24 +25,30 @@ def evaluate(
     model: str,
     /,
     *,
-    data: Annotated[list[str], Parameter(consume_multiple=True, negative=())],
+    data: Annotated[list[str] | None, Many] = None,
+    tasks: Annotated[list[str] | None, Many] = None,
     mode: Literal["stream", "window", "sliding"] = "stream",
     context: int | None = None,
     stride: int | None = None,
-    batch: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    batch: Annotated[int | None, AtLeastOne] = None,
+    task_data: Path | None = None,
+    shots: Annotated[int | None, Parameter(validator=Number(gte=0))] = None,
+    limit: Annotated[int | None, AtLeastOne] = None,
     device: str = "auto",
     xz: bool = True,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
-    """Bits per byte of any files, text or binary, in total and one by one; every byte is scored once.
+    """Bits per byte of any files, text or binary, in total and one by one, and scores on tasks; give --data or --tasks.
 
     Parameters
     ----------
     model
         A model folder or the folder of a training run.
     data
-        Files, folders or globs; every file is a document, and its first byte is scored from what the model expects
-        after one newline.
+        Files, folders or globs; every file is a document, every byte is scored once, and the first from what the model
+        expects after one newline.
+    tasks
+        Tasks of lm-evaluation-harness by name, such as lambada_openai,hellaswag; needs the extra "eval".
     mode
         stream: the model remembers the whole file. window: it starts anew every CONTEXT bytes. sliding: windows of
         CONTEXT bytes every STRIDE bytes, of which the last STRIDE bytes count.
@@ -47,6 +58,12 @@ def evaluate(
         Bytes from one sliding window to the next; half the context unless given.
     batch
         Files or windows read side by side; 8 unless given.
+    task_data
+        A folder of JSON lines from which known tasks are taken, without a network.
+    shots
+        Examples before each question of a task.
+    limit
+        Only so many items of each task.
     device
         cpu, cuda, cuda:1 ...; auto takes a GPU where there is one.
     xz
@@ -54,24 +71,61 @@ def evaluate(
     json
         Print one JSON object, with every file, last.
     """
-    from mambabyte.data import Corpus
-    from mambabyte.evaluation import evaluate as bits_per_byte
     from mambabyte.evaluation.plan import Plan
 
+    if not data and not tasks:
+        raise UsageError("there is nothing to evaluate on; give --data PATH... or --tasks NAME,...")
     try:
-        Plan(mode=mode, context=context, stride=stride)
+        plan = Plan(mode=mode, context=context, stride=stride)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    corpus = Corpus.open(data)
+    measure = None if data is None else _measurement(data, plan, batch, xz)
     opened = open_model(model, device)
-    with reading_bar(corpus.nbytes) as progress:
-        report = bits_per_byte(
-            opened, corpus, mode=mode, context=context, stride=stride, batch=batch, xz=xz, progress=progress
-        )
+    result: dict[str, Any] = {"model": model}
+    if measure is not None:
+        report = measure(opened)
+        result |= report.to_dict()
+        if not json:
+            _show(report)
+    if tasks:
+        names = [name.strip() for given in tasks for name in given.split(",") if name.strip()]
+        result["tasks"] = _run_tasks(opened, names, task_data, shots, limit)
+        if not json:
+            _show_tasks(result["tasks"])
     if json:
-        print_json({"model": model, **report.to_dict()})
-    else:
-        _show(report)
+        print_json(result)
+
+
+def _measurement(data: list[str], plan: "Plan", batch: int | None, xz: bool) -> "Callable[[ByteLM], Report]":
+    """Bits per byte of a model on these files, which are opened now: a missing one is found before a model is read."""
+    from mambabyte.data import Corpus
+    from mambabyte.evaluation import evaluate as bits_per_byte
+
+    corpus = Corpus.open(data)
+
+    def measure(model: "ByteLM") -> "Report":
+        with reading_bar(corpus.nbytes) as progress:
+            return bits_per_byte(
+                model,
+                corpus,
+                mode=plan.mode,
+                context=plan.context,
+                stride=plan.stride,
+                batch=batch,
+                xz=xz,
+                progress=progress,
+            )
+
+    return measure
+
+
+def _run_tasks(
+    model: "ByteLM", names: list[str], folder: Path | None, shots: int | None, limit: int | None
+) -> dict[str, dict[str, float]]:
+    from mambabyte.evaluation.harness import run_tasks
+    from mambabyte.generation import generate
+
+    return run_tasks(model, names, generate, folder=folder, shots=shots, limit=limit)
 
 
 @contextmanager
@@ -110,6 +164,15 @@ def _show(report: "Report") -> None:
     table.add_row(*_cells("total", report.bytes, report.bits_per_byte, report.xz_bits_per_byte), style="bold")
     console.print(table)
     print(_closing(report))
+
+
+def _show_tasks(tasks: dict[str, dict[str, float]]) -> None:
+    """One line a metric, with its standard error where there is one."""
+    for task, metrics in tasks.items():
+        for name, value in metrics.items():
+            if not name.endswith("_stderr"):
+                error = metrics.get(f"{name}_stderr")
+                print(f"{task}  {name}  {value:.4f}" + ("" if error is None else f" \u00b1 {error:.4f}"))
 
 
 def _cells(name: str, size: int, bits: float | None, xz: float | None) -> tuple[str, ...]:
