@@ -157,6 +157,29 @@ def test_a_damaged_or_foreign_state_is_refused(folder, capsys, tmp_path):
     assert "damaged" in capsys.readouterr().err
 
 
+def test_a_drafter_changes_the_time_and_not_the_bytes(folder, capfdbinary, tmp_path):
+    save_model(tiny_model(seed=3), tmp_path / "small")
+    options = (folder, "--prompt", "abababab", "--max-bytes", "40", "--seed", "5")
+    plain = printed(capfdbinary, *options, "--raw")
+    for drafter in ("lookup", str(tmp_path / "small")):
+        result = json.loads(printed(capfdbinary, *options, "--drafter", drafter, "--json").splitlines()[-1])
+        assert base64.b64decode(result["bytes"]) == plain
+        assert result["decoding"]["bytes"] == 40
+        assert 0 <= result["decoding"]["acceptance"] <= 1
+
+
+def test_constraints_hold(folder, capfdbinary, tmp_path):
+    options = (folder, "--prompt", "x", "--max-bytes", "30", "--seed", "5")
+    assert printed(capfdbinary, *options, "--raw", "--regex", "-?[0-9]{3}").lstrip(b"-").isdigit()
+    printed(capfdbinary, *options, "--raw", "--utf8").decode()
+    schema = '{"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}'
+    (tmp_path / "schema.json").write_text(schema)
+    for given in (schema, str(tmp_path / "schema.json")):
+        result = json.loads(printed(capfdbinary, *options, "--json", "--json-schema", given).splitlines()[-1])
+        assert json.loads(result["text"]) in ({"a": True}, {"a": False})
+        assert result["end"] == "complete"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -171,6 +194,13 @@ def test_a_damaged_or_foreign_state_is_refused(folder, capsys, tmp_path):
         (["--raw", "--json"], 2, "one of them"),
         (["--prompt-file", "f"], 2, "one of them"),
         (["--device", "abacus"], 2, "abacus"),
+        (["--regex", "("], 2, "regular expression"),
+        (["--json-schema", "{"], 2, "not JSON"),
+        (["--json-schema", "absent"], 1, "absent"),
+        (["--utf8", "--regex", "a"], 2, "one of them"),
+        (["--regex", "abcdef", "--max-bytes", "3"], 2, "at least 6 bytes"),
+        (["--top-beta", "3"], 2, "--drafter"),
+        (["--drafter", "oracle"], 1, "oracle"),
         (["--load-state", "absent"], 1, "absent"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

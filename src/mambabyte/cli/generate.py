@@ -18,6 +18,8 @@ from mambabyte.cli.device import open_model
 
 if TYPE_CHECKING:
     from mambabyte.generation import SamplingOptions, Stream
+    from mambabyte.generation.cursor import Rule
+    from mambabyte.models import ByteLM
 
 STDIN = Path("-")
 
@@ -40,6 +42,11 @@ def generate(
     repetition_window: int = 64,
     stop: Annotated[list[str] | None, Parameter(allow_leading_hyphen=True, negative=())] = None,
     seed: Annotated[int | None, Parameter(validator=Number(gte=0, lt=2**64))] = None,
+    drafter: str | None = None,
+    top_beta: int | None = None,
+    utf8: Flag = False,
+    regex: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    json_schema: str | None = None,
     load_state: Path | None = None,
     save_state: Path | None = None,
     device: str = "auto",
@@ -76,6 +83,16 @@ def generate(
         End before this text appears; may be given several times.
     seed
         The same seed gives the same bytes.
+    drafter
+        What guesses ahead, for the same bytes in less time: a smaller model, or "lookup" in the text so far.
+    top_beta
+        Accept guesses among the BETA most likely bytes: faster, no longer the model's distribution.
+    utf8
+        Generate valid UTF-8 only.
+    regex
+        Generate text that this regular expression matches.
+    json_schema
+        Generate JSON that this schema, a file or its text, accepts.
     load_state
         Go on from a state that --save-state wrote; without a prompt, as if there had been no break.
     save_state
@@ -101,24 +118,37 @@ def generate(
         repetition_window=repetition_window,
     )
     _check(options, stop, raw=raw, json=json)
+    rule = _constraint(utf8, regex, json_schema, max_bytes)
     text = _prompt(prompt, prompt_file, continues=load_state is not None)
     opened = open_model(model, device)
     state = None if load_state is None else read_state(load_state, opened)
     start = time.perf_counter()
-    pieces = stream(opened, text, max_bytes=max_bytes, stop=stop or (), seed=seed, state=state, **options)
+    pieces = stream(
+        opened,
+        text,
+        max_bytes=max_bytes,
+        stop=stop or (),
+        seed=seed,
+        state=state,
+        constraint=rule,
+        drafter=_drafter(drafter, top_beta, device),
+        top_beta=top_beta,
+        **options,
+    )
     prompt_seconds = time.perf_counter() - start
     printed = _print(pieces, raw=raw, silent=json)
     if save_state is not None:
         write_state(pieces.context, save_state, opened)
     if json:
-        print_json(printed.to_dict() | {"prompt_bytes": len(text), "prompt_seconds": prompt_seconds})
+        reading = {"prompt_bytes": len(text), "prompt_seconds": prompt_seconds}
+        print_json(printed.to_dict() | reading | {"decoding": pieces.statistics.to_dict()})
     if printed.end == "interrupted":
         raise KeyboardInterrupt
 
 
 @dataclasses.dataclass(frozen=True)
 class Printed:
-    """What came out, why it ended ("limit", "stop" or "interrupted"), how long it took, the seed to get it again."""
+    """What came out, how long it took, and the seed to get it again; `end` is one of `Stream.end` or "interrupted"."""
 
     output: bytes
     end: str
@@ -148,6 +178,38 @@ def _check(options: "SamplingOptions", stop: list[str] | None, *, raw: bool, jso
         Sampling(**options)
     except ValueError as error:
         raise UsageError(f"--{str(error).replace('_', '-', 1)}") from error
+
+
+def _constraint(utf8: bool, regex: str | None, json_schema: str | None, max_bytes: int) -> "Rule | None":
+    """The one constraint that is asked for, if any."""
+    from mambabyte.generation import constraints
+
+    if utf8 + (regex is not None) + (json_schema is not None) > 1:
+        raise UsageError("--utf8, --regex and --json-schema constrain the output in three ways: give one of them")
+    try:
+        rule = None
+        if regex is not None:
+            rule = constraints.regex(regex)
+        elif json_schema is not None:
+            rule = constraints.json_schema(_text_or_file(json_schema))
+        elif utf8:
+            rule = constraints.utf8()
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if rule is not None and (fewest := rule.shortest(rule.start)) > max_bytes:
+        raise UsageError(f"--max-bytes {max_bytes} is too small: the constraint needs at least {fewest} bytes")
+    return rule
+
+
+def _text_or_file(given: str) -> str:
+    """JSON text as it is, anything else as the name of a file that holds some."""
+    return given if given.lstrip().startswith(("{", "true")) else Path(given).read_text(encoding="utf-8")
+
+
+def _drafter(name: str | None, top_beta: int | None, device: str) -> "ByteLM | str | None":
+    if top_beta is not None and (name is None or top_beta < 1):
+        raise UsageError("--top-beta is at least 1 and judges the guesses of a --drafter: give both")
+    return name if name is None or name == "lookup" else open_model(name, device)
 
 
 def _prompt(prompt: str | None, file: Path | None, *, continues: bool) -> bytes:
