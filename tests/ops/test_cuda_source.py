@@ -5,13 +5,16 @@ import re
 import pytest
 
 from mambabyte.ops import nvrtc
+from mambabyte.ops.causal_conv import cuda as conv
+from mambabyte.ops.cross_entropy import cuda as cross_entropy
+from mambabyte.ops.norm import cuda as norm
 from mambabyte.ops.selective_scan import cuda as scan
 
 pytest.importorskip("cuda.core", reason="cuda-core is not installed: the CUDA sources are not compiled here")
-pytest.importorskip("nvidia.cu13", reason="the wheel nvidia-cuda-nvrtc is not installed: the CUDA sources are not compiled here")
+pytest.importorskip("nvidia.cu13", reason="nvidia-cuda-nvrtc is not installed: the CUDA sources are not compiled here")
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
-OPTIONS = {"CHUNK": scan.CHUNK, "GATED": 1, "RESETS": 0, "SOFTPLUS": 1, "ALIGNED": 1, "ALIGNED_BC": 1, "MIN_BLOCKS": 1}
+OPTIONS = scan.Options(0, 16, 2, 4, True, False, True, True, True)
 
 
 def compile_and_print(arch: str, *sources: str, **defines: int) -> dict[str, int]:
@@ -24,19 +27,20 @@ def compile_and_print(arch: str, *sources: str, **defines: int) -> dict[str, int
     return {name: int(spilled) for name, spilled, _ in found}
 
 
-def scan_defines(states: int, io: int, **changes: int) -> dict[str, int]:
+def scan_defines(states: int) -> dict[str, int]:
     laid = scan.plan(8, 8192, 2048, states)
-    sizes = {"IO": io, "N": states, "CHANNELS": laid.channels, "WARPS": laid.warps, "SHARED_BYTES": laid.shared_backward}
-    return OPTIONS | sizes | changes
+    options = OPTIONS._replace(n=states, channels=laid.channels, warps=laid.warps).defines()
+    forward = {"BATCH": scan.BATCH, "MIN_BLOCKS": 1}
+    return options | forward | {"GROUP": scan.GROUP, "TILE_UNROLL": 1, "SHARED_BYTES": laid.shared_backward}
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_scan_compiles_without_spilling(arch: str) -> None:
-    defines = scan_defines(16, io=0)
+    defines = scan_defines(16)
     backward = (*scan.HEADERS, "selective_scan/backward.cu")
     forward = (*scan.HEADERS, "selective_scan/forward.cu")
-    spilled = compile_and_print(arch, *backward, **defines, TILE=scan.TILE, GROUP=scan.GROUP)
-    spilled |= compile_and_print(arch, *forward, **defines, TILE=16, BATCH=scan.BATCH)
+    spilled = compile_and_print(arch, *backward, **defines, TILE=scan.TILE)
+    spilled |= compile_and_print(arch, *forward, **defines, TILE=scan.FORWARD_TILE)
     assert not any(spilled.values()), spilled
 
 
@@ -45,12 +49,22 @@ def test_scan_compiles_without_spilling(arch: str) -> None:
     [(1, {"IO": 2}), (5, {"GATED": 0}), (24, {"RESETS": 1}), (64, {"ALIGNED": 0, "ALIGNED_BC": 0, "IO": 1})],
 )
 def test_scan_compiles_for_other_problems(states: int, changes: dict[str, int]) -> None:
-    defines = scan_defines(states, io=0) | changes
-    compile_and_print("sm_90", *scan.HEADERS, "selective_scan/backward.cu", **defines, TILE=scan.TILE, GROUP=scan.GROUP)
-    compile_and_print("sm_90", *scan.HEADERS, "selective_scan/forward.cu", **defines, TILE=16, BATCH=scan.BATCH)
+    defines = scan_defines(states) | changes
+    compile_and_print("sm_90", *scan.HEADERS, "selective_scan/backward.cu", **defines, TILE=scan.TILE)
+    compile_and_print("sm_90", *scan.HEADERS, "selective_scan/forward.cu", **defines, TILE=scan.FORWARD_TILE)
     compile_and_print("sm_90", *scan.HEADERS, "selective_scan/step.cu", **defines)
 
 
 def test_a_source_that_does_not_compile_says_where() -> None:
     with pytest.raises(RuntimeError, match="sm_90 with IO=0"):
         nvrtc.compile_cubin("nonsense", {"IO": 0}, "sm_90")
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_other_kernels_compile_without_spilling(arch: str) -> None:
+    convolution = {"IO": 0, "WIDTH": 4, "SILU": 1, "RESETS": 1, "ALIGNED": 1, "ROWS": conv.ROWS, "READ": conv.READ}
+    row = {"IO": 0, "X_FLOATS": 0, "WIDTH": 1024, "WARPS_A_ROW": 2, "ROWS_A_BLOCK": 4, "LAYER": 0, "BIAS": 0}
+    spilled = compile_and_print(arch, *conv.SOURCES, **convolution, THREADS=conv.THREADS)
+    spilled |= compile_and_print(arch, *norm.SOURCES, **row)
+    spilled |= compile_and_print(arch, *cross_entropy.SOURCES, IO=0, VOCABULARY=256, WARPS=4)
+    assert not any(spilled.values()), spilled

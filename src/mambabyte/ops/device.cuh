@@ -81,23 +81,11 @@ __device__ __forceinline__ float4 unpack(io4 v) { return make_float4(low(v.x), h
 __device__ __forceinline__ io4 pack(float4 v) { return make_uint2(pack2(v.x, v.y), pack2(v.z, v.w)); }
 #endif
 
-// Four neighbours of a row, zeros from position `valid` on. WHOLE promises that a quad is whole and lies on its own size; it is then
-// one predicated instruction, because a branch around a load would order the loads one after another.
+// Four neighbours of a row, zeros from position `valid` on. WHOLE promises that a quad is whole and lies on its own size.
 template <bool WHOLE>
 __device__ __forceinline__ io4 load4(const io_t* p, int valid) {
-    if constexpr (WHOLE) {
-        io4 v;
-#if IO == 2
-        asm("{\n.reg .pred p;\nsetp.gt.s32 p, %5, 0;\nmov.f32 %0, 0f00000000;\nmov.f32 %1, 0f00000000;\nmov.f32 %2, 0f00000000;\nmov.f32 %3, 0f00000000;\n"
-            "@p ld.global.nc.v4.f32 {%0, %1, %2, %3}, [%4];\n}" : "=&f"(v.x), "=&f"(v.y), "=&f"(v.z), "=&f"(v.w) : "l"(p), "r"(valid));
-#else
-        asm("{\n.reg .pred p;\nsetp.gt.s32 p, %3, 0;\nmov.b32 %0, 0;\nmov.b32 %1, 0;\n@p ld.global.nc.v2.b32 {%0, %1}, [%2];\n}"
-            : "=&r"(v.x), "=&r"(v.y) : "l"(p), "r"(valid));
-#endif
-        return v;
-    } else {
-        return io4_of(valid > 0 ? p[0] : io_t(), valid > 1 ? p[1] : io_t(), valid > 2 ? p[2] : io_t(), valid > 3 ? p[3] : io_t());
-    }
+    if constexpr (WHOLE) return valid > 0 ? __ldg((const io4*)p) : io4();
+    else return io4_of(valid > 0 ? p[0] : io_t(), valid > 1 ? p[1] : io_t(), valid > 2 ? p[2] : io_t(), valid > 3 ? p[3] : io_t());
 }
 template <bool WHOLE>
 __device__ __forceinline__ void store4(io_t* p, int valid, float4 v) {

@@ -73,6 +73,12 @@ def compile_cubin(source: str, defines: Mapping[str, int], arch: str) -> tuple[A
     return code, log.getvalue()
 
 
+def whole_quads(tensor: Tensor) -> bool:
+    """Whether four neighbours can be read at once anywhere in the tensor."""
+    whole = tensor.shape[-1] % 4 == 0 and all(stride % 4 == 0 for stride in tensor.stride()[:-1])
+    return whole and tensor.data_ptr() % (4 * tensor.element_size()) == 0
+
+
 class Kernel:
     """One `extern "C" __global__` function, compiled for the current GPU at its first launch."""
 

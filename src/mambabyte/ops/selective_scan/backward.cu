@@ -18,7 +18,7 @@ static_assert(CHUNK % GROUP == 0 && GROUP % TILE == 0 && CHUNK <= 64, "a chunk i
 
 struct Warp {
     float4 start[TILES][CHANNELS][32];    // the states before each tile, as the lanes hold them
-    float2 step[CHUNK][WARP_CHANNELS];    // s and s x
+    float2 step[CHUNK][STEP_ROW];         // s and s x
     float dy[GROUP][WARP_CHANNELS];       // gradient of what is gated
     float y[GROUP][PARTIAL_ROW], dsx[GROUP][PARTIAL_ROW], ds[GROUP][PARTIAL_ROW];  // the parts' shares of C . h, g . B, g h_prev . A
     float sums[CHUNK][SUMS];
@@ -162,7 +162,8 @@ __device__ __forceinline__ Shares retreat(const Step& step, float4 B, float4 C, 
     return out;
 }
 
-__device__ __forceinline__ void walk_tile_back(Shared& shared, Warp& warp, int k, const Lane& me, const float4 (&a)[CHANNELS], float4 (&g)[CHANNELS], float4 (&dA)[CHANNELS]) {
+// Tile k of the chunk, whose rows are in_group, in_group + 1, ... of their group.
+__device__ __forceinline__ void walk_tile_back(Shared& shared, Warp& warp, int k, int in_group, const Lane& me, const float4 (&a)[CHANNELS], float4 (&g)[CHANNELS], float4 (&dA)[CHANNELS]) {
     float4 h[TILE + 1][CHANNELS], decay[TILE][CHANNELS], C[TILE];
     float dy[TILE][CHANNELS];
     Operands row;
@@ -174,7 +175,7 @@ __device__ __forceinline__ void walk_tile_back(Shared& shared, Warp& warp, int k
     for (int t = 0; t < TILE; t++) {
         C[t] = shared.C[k * TILE + t][me.part];
 #pragma unroll
-        for (int j = 0; j < CHANNELS; j++) dy[t][j] = warp.dy[(k * TILE + t) % GROUP][me.column * CHANNELS + j];
+        for (int j = 0; j < CHANNELS; j++) dy[t][j] = warp.dy[in_group + t][me.column * CHANNELS + j];
     }
 #pragma unroll
     for (int t = 0; t < TILE; t++) {
@@ -186,13 +187,9 @@ __device__ __forceinline__ void walk_tile_back(Shared& shared, Warp& warp, int k
     for (int t = TILE - 1; t >= 0; t--) out[t] = retreat(row.step[t], row.B[t], C[t], dy[t], me, a, h[t + 1], h[t], decay[t], g, dA);
 #pragma unroll
     for (int t = 0; t < TILE; t++) {
-        int in_group = (k * TILE + t) % GROUP;
-#pragma unroll
-        for (int j = 0; j < CHANNELS; j++) {
-            warp.y[in_group][share_place(me, j)] = out[t].y[j];
-            warp.dsx[in_group][share_place(me, j)] = out[t].dsx[j];
-            warp.ds[in_group][share_place(me, j)] = out[t].ds[j];
-        }
+        if (GATED) put_shares(warp.y[in_group + t], out[t].y, me);
+        put_shares(warp.dsx[in_group + t], out[t].dsx, me);
+        put_shares(warp.ds[in_group + t], out[t].ds, me);
         put_sums(warp.sums[k * TILE + t], out[t].sums, me);
     }
 }
@@ -231,39 +228,46 @@ struct Parameters {  // of this lane's four quad channels, with their gradients
     // Row `row` of the group whose first row in the chunk is t0; `place` is where its gradients go.
     __device__ __forceinline__ void finish(const Sequence& q, const Warp& warp, const Quad& quad, const Lane& me, int t0, int row, bool exists, i64 place) {
         float4 u = unpack(quad.x), gate = unpack(quad.z), dout = unpack(quad.dy), dgated = quad.gated(), dx, ddt, dz;
+        float4 dsx = gather(warp.dsx[row], me), through = gather(warp.ds[row], me), y = float4();
+        if (GATED) y = gather(warp.y[row], me);
+        const float4* steps = (const float4*)&warp.step[t0 + row][me.quad_column];
+        float s[4] = {steps[0].x, steps[0].z, steps[1].x, steps[1].z};
 #pragma unroll
         for (int c = 0; c < 4; c++) {
-            int channel = me.quad_column + c;
-            float s = warp.step[t0 + row][channel].x, dsx = gather(warp.dsx[row], channel);
-            float ds = fmaf(dsx, at(u, c), LN2 * gather(warp.ds[row], channel));
-            ds *= SOFTPLUS ? softplus_slope(s) : exists ? 1.f : 0.f;  // the slope is 0 where s is
-            at(dx, c) = fmaf(dsx, s, at(D, c) * at(dgated, c));
+            float ds = fmaf(at(dsx, c), at(u, c), LN2 * at(through, c));
+            ds *= SOFTPLUS ? softplus_slope(s[c]) : exists ? 1.f : 0.f;  // the slope is 0 where s is
+            at(dx, c) = fmaf(at(dsx, c), s[c], at(D, c) * at(dgated, c));
             at(ddt, c) = ds;
             at(dD, c) = fmaf(at(dgated, c), at(u, c), at(dD, c));
             at(dbias, c) += ds;
             if (GATED) {
-                float y = fmaf(at(D, c), at(u, c), gather(warp.y[row], channel)), open = at(quad.open, c);
-                at(dz, c) = at(dout, c) * y * open * fmaf(at(gate, c), 1.f - open, 1.f);
+                float open = at(quad.open, c), before = fmaf(at(D, c), at(u, c), at(y, c));
+                at(dz, c) = at(dout, c) * before * open * fmaf(at(gate, c), 1.f - open, 1.f);
             }
         }
         int valid = exists ? me.quad_valid : 0;
-        store4<ALIGNED>(q.dx + place, valid, dx), store4<ALIGNED>(q.ddt + place, valid, ddt);
+        store4<ALIGNED>(q.dx + place, valid, dx);
+        store4<ALIGNED>(q.ddt + place, valid, ddt);
         if (GATED) store4<ALIGNED>(q.dz + place, valid, dz);
     }
 };
 
-// B and C of a chunk by the whole block, s and s x of the warp's channels by each warp; rows that do not exist have s = 0.
-__device__ __forceinline__ void stage_chunk(Shared& shared, Warp& warp, const Sequence& q, const Lane& me, float4 bias, i64 b, i64 t0, int rows) {
-    for (int i = threadIdx.x; i < CHUNK * PARTS; i += WARPS * 32) {
-        int row = i / PARTS, part = i % PARTS;
-        i64 states = row < rows ? N - part * 4 : 0;
-        shared.B[row][part] = unpack(load4<ALIGNED_BC && N == STATES>(q.B.row(b, t0 + row) + part * 4, states));
-        shared.C[row][part] = unpack(load4<ALIGNED_BC && N == STATES>(q.C.row(b, t0 + row) + part * 4, states));
+// From memory: B and C of a chunk for the whole block, s and s x of the warp's channels; rows that do not exist have s = 0. All reads are
+// under way before the first is waited for, the states before the chunk too.
+__device__ __forceinline__ void stage_chunk(Shared& shared, Warp& warp, const Sequence& q, const Lane& me, float4 bias, i64 b, i64 t0, int rows, const float* checkpoint, float4 (&h)[CHANNELS]) {
+    constexpr int THREADS = WARPS * 32, STATE_QUADS = CHUNK * PARTS, ROUNDS = (STATE_QUADS + THREADS - 1) / THREADS;
+    io4 raw_x[ChunkBurst::PASSES], raw_dt[ChunkBurst::PASSES], raw_B[ROUNDS], raw_C[ROUNDS];
+    load_slab(h, checkpoint, me, q.E, 0.f);
+    ChunkBurst(q.dt, me, b, t0).load(raw_dt, me, rows);
+    ChunkBurst(q.x, me, b, t0).load(raw_x, me, rows);
+    const io_t *B = q.B.row(b, t0), *C = q.C.row(b, t0);
+#pragma unroll
+    for (int i = 0; i < ROUNDS; i++) {
+        int index = threadIdx.x + i * THREADS, row = index / PARTS, part = index % PARTS, states = row < rows ? N - part * 4 : 0;
+        raw_B[i] = load4<ALIGNED_BC && N == STATES>(B + (unsigned)(row * (int)q.B.row_stride + part * 4), states);
+        raw_C[i] = load4<ALIGNED_BC && N == STATES>(C + (unsigned)(row * (int)q.C.row_stride + part * 4), states);
     }
     if (RESETS && threadIdx.x < CHUNK) shared.drop[threadIdx.x] = threadIdx.x < rows && q.resets[b * q.L + t0 + threadIdx.x] ? -INF : 0.f;
-    io4 raw_x[ChunkBurst::PASSES], raw_dt[ChunkBurst::PASSES];
-    ChunkBurst(q.x, me, b, t0).load(raw_x, me, rows);
-    ChunkBurst(q.dt, me, b, t0).load(raw_dt, me, rows);
 #pragma unroll
     for (int i = 0; i < ChunkBurst::PASSES; i++) {
         int row = me.quad_row + i * ROWS_PER_PASS;
@@ -273,6 +277,13 @@ __device__ __forceinline__ void stage_chunk(Shared& shared, Warp& warp, const Se
 #pragma unroll
         for (int c = 0; c < 4; c++) at(s, c) = exists * step_of(at(dt, c), at(bias, c));
         put_steps(&warp.step[row][me.quad_column], s, make_float4(s.x * x.x, s.y * x.y, s.z * x.z, s.w * x.w));
+    }
+#pragma unroll
+    for (int i = 0; i < ROUNDS; i++) {
+        int index = threadIdx.x + i * THREADS;
+        if (STATE_QUADS % THREADS != 0 && index >= STATE_QUADS) break;
+        shared.B[index / PARTS][index % PARTS] = unpack(raw_B[i]);
+        shared.C[index / PARTS][index % PARTS] = unpack(raw_C[i]);
     }
 }
 
@@ -307,8 +318,7 @@ scan_backward(io_t* x, i64 x_batch, i64 x_row, io_t* dt, i64 dt_batch, i64 dt_ro
     group.load(me, left - (CHUNK - GROUP));
     for (; t0 >= begin; c--, t0 -= CHUNK, left += CHUNK) {
         int rows = min(CHUNK, left);
-        stage_chunk(shared, warp, q, me, bias, b, t0, rows);
-        load_slab(h, checkpoints + (b * chunks + c) * E * N, me, E, 0.f);
+        stage_chunk(shared, warp, q, me, bias, b, t0, rows, checkpoints + (b * chunks + c) * E * N, h);
         __syncthreads();
         recompute_starts(shared, warp, me, a, h);
 #pragma unroll 1
@@ -323,8 +333,8 @@ scan_backward(io_t* x, i64 x_batch, i64 x_row, io_t* dt, i64 dt_batch, i64 dt_ro
             group.move(-GROUP);
             if (r > 0 || t0 > begin) group.load(me, left - (r - GROUP));  // on its way while this group is walked
             __syncwarp();
-#pragma unroll 1
-            for (int k = (r + GROUP) / TILE - 1; k >= r / TILE; k--) walk_tile_back(shared, warp, k, me, a, g, dA);
+#pragma unroll TILE_UNROLL
+            for (int k = GROUP / TILE - 1; k >= 0; k--) walk_tile_back(shared, warp, r / TILE + k, k * TILE, me, a, g, dA);
             __syncwarp();
 #pragma unroll
             for (int i = 0; i < PASSES; i++) {

@@ -5,7 +5,8 @@ states (of B, C) are neighbours in memory, anything else is copied. Gradients ar
 """
 
 import dataclasses
-from functools import cached_property
+from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +17,9 @@ HEADERS = ("device.cuh", "selective_scan/layout.cuh")
 MAX_STATES = 64
 # Rows between the states that the forward keeps for the backward: 64 / CHUNK float32 bytes a (position, channel) at 16 states.
 CHUNK = 32
-TILE, GROUP, BATCH = 4, 8, 4  # rows in registers in the backward, rows finished together, rows in registers in the forward
+# Rows in registers and rows finished together in the backward; rows staged and rows in registers in the forward.
+TILE, GROUP = 4, 8
+FORWARD_TILE, BATCH = 16, 2
 # Warps that keep an H100 or H200 (528 schedulers) busy; below this time is cut into segments.
 ENOUGH_WARPS = 1024
 
@@ -53,29 +56,30 @@ class Plan:
     def warp_channels(self) -> int:
         return 32 // (self.padded_states // 4) * self.channels
 
-    @property
+    @cached_property
     def segments(self) -> int:
         return -(-self.length // self.segment_rows)
 
-    @property
+    @cached_property
     def blocks(self) -> int:
         """Blocks side by side over the channels."""
         return -(-self.width // (self.warp_channels * self.warps))
 
-    @property
+    @cached_property
     def grid(self) -> tuple[int, int]:
         return self.batch * self.segments, self.blocks
 
-    @property
+    @cached_property
     def shared_backward(self) -> int:
         """Bytes of `struct Shared` in backward.cu."""
         row = self.channels * 32 + 4
         starts = CHUNK // TILE * self.channels * 32 * 16
-        steps, dy = CHUNK * self.warp_channels * 8, GROUP * self.warp_channels * 4
+        steps, dy = CHUNK * (self.warp_channels + 2) * 8, GROUP * self.warp_channels * 4
         warp = starts + steps + dy + 3 * GROUP * row * 4 + CHUNK * 2 * self.padded_states * 4
         return self.warps * warp + CHUNK * self.padded_states * 8 + CHUNK * 4
 
 
+@lru_cache(maxsize=256)
 def plan(batch: int, length: int, width: int, states: int) -> Plan:
     """A layout with enough warps for the GPU: fewer channels a lane first, then segments of time."""
     padded = max(4, 1 << (states - 1).bit_length())
@@ -95,6 +99,41 @@ def plan(batch: int, length: int, width: int, states: int) -> Plan:
         warps=min(4 if padded == 16 else 2, -(-width // warp_channels)),
         segment_rows=CHUNK * (segment_chunks if wanted > 1 else chunks),
     )
+
+
+class Options(NamedTuple):
+    """The macros that every kernel of the scan takes, named as there in capitals."""
+
+    io: int
+    n: int
+    channels: int
+    warps: int
+    gated: bool
+    resets: bool
+    softplus: bool
+    aligned: bool
+    aligned_bc: bool
+
+    def defines(self) -> dict[str, int]:
+        return {name.upper(): int(value) for name, value in self._asdict().items()} | {"CHUNK": CHUNK}
+
+
+@lru_cache(maxsize=1024)
+def _forward_kernel(name: str, options: Options) -> nvrtc.Kernel:
+    sources = (*HEADERS, "selective_scan/forward.cu")
+    return nvrtc.get(sources, name, **options.defines(), TILE=FORWARD_TILE, BATCH=BATCH, MIN_BLOCKS=1)
+
+
+@lru_cache(maxsize=1024)
+def _backward_kernel(name: str, options: Options, shared: int) -> nvrtc.Kernel:
+    sources = (*HEADERS, "selective_scan/backward.cu")
+    sizes = {"TILE": TILE, "GROUP": GROUP, "TILE_UNROLL": 1, "MIN_BLOCKS": 1, "SHARED_BYTES": shared}
+    return nvrtc.get(sources, name, **options.defines(), **sizes)
+
+
+@lru_cache(maxsize=1024)
+def _step_kernel(options: Options) -> nvrtc.Kernel:
+    return nvrtc.get((*HEADERS, "selective_scan/step.cu"), "scan_step", **options.defines())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,27 +185,20 @@ class Inputs:
         batch, length, width = self.x.shape
         return plan(batch, length, width, self.A.shape[1])
 
-    def defines(self, plan: Plan, *others: Tensor) -> dict[str, int]:
-        """Macros that every kernel takes; `others` are further (B, L, E) tensors that must be aligned for quads to be."""
+    def options(self, plan: Plan, *others: Tensor) -> "Options":
+        """What the kernels are compiled for; `others` are further (B, L, E) tensors whose quads may be whole or not."""
         rows = [t for t in (self.x, self.dt, self.z, *others) if t is not None]
-        return {
-            "IO": nvrtc.IO_CODES[self.x.dtype],
-            "N": plan.states,
-            "CHANNELS": plan.channels,
-            "WARPS": plan.warps,
-            "CHUNK": CHUNK,
-            "GATED": int(self.z is not None),
-            "RESETS": int(self.resets is not None),
-            "SOFTPLUS": int(self.dt_softplus),
-            "ALIGNED": int(all(_whole_quads(t) for t in rows)),
-            "ALIGNED_BC": int(_whole_quads(self.B) and _whole_quads(self.C)),
-        }
-
-    def forward_kernel(self, name: str, plan: Plan, *others: Tensor) -> nvrtc.Kernel:
-        """A kernel of forward.cu."""
-        defines = self.defines(plan, *others)
-        sources = (*HEADERS, "selective_scan/forward.cu")
-        return nvrtc.get(sources, name, **defines, TILE=16, BATCH=BATCH, MIN_BLOCKS=1)
+        return Options(
+            nvrtc.IO_CODES[self.x.dtype],
+            plan.states,
+            plan.channels,
+            plan.warps,
+            self.z is not None,
+            self.resets is not None,
+            self.dt_softplus,
+            all(map(nvrtc.whole_quads, rows)),
+            nvrtc.whole_quads(self.B) and nvrtc.whole_quads(self.C),
+        )
 
     def arguments(self, plan: Plan, x: Tensor | None = None) -> list[Tensor | int | None]:
         """The parameters that the kernels of forward.cu share; x may be replaced (by dy, for the adjoints)."""
@@ -205,7 +237,7 @@ def forward(
         laid = inputs.plan()
         if laid.segments > 1:
             first = _chain(inputs, laid, "scan_segment_states", first, None)
-        kernel = inputs.forward_kernel("scan_forward", laid, y)
+        kernel = _forward_kernel("scan_forward", inputs.options(laid, y))
         arguments = inputs.arguments(laid)
         kernel(laid.grid, laid.warps * 32, *arguments, first, y, last, checkpoints if keep else None)
     return y.to(x.dtype), last, checkpoints
@@ -216,13 +248,11 @@ def _chain(inputs: Inputs, laid: Plan, kernel: str, first: Tensor | None, dy: Te
     width, states = inputs.A.shape
     chained = inputs.A.new_empty(laid.batch, laid.segments, width, states)
     elapsed = inputs.A.new_empty(laid.batch, laid.segments, width)
-    others = () if dy is None else (dy,)
-    local = inputs.forward_kernel(kernel, laid, *others)
-    local(laid.grid, laid.warps * 32, *inputs.arguments(laid, dy), chained, elapsed)
+    options = inputs.options(laid) if dy is None else inputs.options(laid, dy)
+    _forward_kernel(kernel, options)(laid.grid, laid.warps * 32, *inputs.arguments(laid, dy), chained, elapsed)
     threads = 256
-    carry = inputs.forward_kernel("scan_carry", laid, *others)
     grid = (laid.batch, -(-width * states // threads))
-    carry(grid, threads, chained, elapsed, inputs.A, first, laid.segments, width, int(dy is not None))
+    _forward_kernel("scan_carry", options)(grid, threads, chained, elapsed, inputs.A, first, laid.segments, width, int(dy is not None))
     return chained
 
 
@@ -270,10 +300,9 @@ def _backward(
     partial = inputs.A.new_empty(laid.blocks, batch, length, 2, laid.padded_states)
     first = inputs.A.new_empty(batch, width, states) if wants_first else None
     dB, dC = inputs.x.new_empty(inputs.B.shape), inputs.x.new_empty(inputs.B.shape)
-    defines = inputs.defines(laid, dy) | {"TILE": TILE, "GROUP": GROUP, "MIN_BLOCKS": 1, "SHARED_BYTES": laid.shared_backward}
-    sources = (*HEADERS, "selective_scan/backward.cu")
+    options = inputs.options(laid, dy)
     strided = [_strided(t) for t in (inputs.x, inputs.dt, inputs.z, dy, inputs.B, inputs.C)]
-    nvrtc.get(sources, "scan_backward", **defines)(
+    _backward_kernel("scan_backward", options, laid.shared_backward)(
         laid.grid,
         laid.warps * 32,
         *(argument for three in strided for argument in three),
@@ -283,7 +312,8 @@ def _backward(
     )
     rows, threads = batch * length, 256
     elements = rows * 2 * laid.padded_states
-    nvrtc.get(sources, "scan_sum_blocks", **defines)((-(-elements // threads),), threads, partial, dB, dC, laid.blocks, rows)
+    add = _backward_kernel("scan_sum_blocks", options, laid.shared_backward)
+    add((-(-elements // threads),), threads, partial, dB, dC, laid.blocks, rows)
     return dx, ddt, dA.sum(0), dB, dC, dD.sum(0), dz, dbias.sum(0), first
 
 
@@ -313,8 +343,7 @@ def step(
         return y.to(x.dtype)
     laid = plan(batch, 1, width, A.shape[1])
     threads = 128
-    defines = inputs.defines(laid)
-    kernel = nvrtc.get((*HEADERS, "selective_scan/step.cu"), "scan_step", **defines)
+    kernel = _step_kernel(inputs.options(laid))
     rows = [argument for t in (inputs.x, inputs.dt, inputs.z, inputs.B, inputs.C) for argument in _row(t)]
     with torch.cuda.device(x.device):
         grid = (batch, -(-width * (laid.padded_states // 4) // threads))
@@ -340,8 +369,3 @@ def _strided(tensor: Tensor | None) -> tuple[Tensor | None, int, int]:
 def _row(tensor: Tensor | None) -> tuple[Tensor | None, int]:
     return (None, 0) if tensor is None else (tensor, tensor.stride(0))
 
-
-def _whole_quads(tensor: Tensor) -> bool:
-    """Whether four neighbours can be read at once anywhere in the tensor."""
-    whole = tensor.shape[-1] % 4 == 0 and all(stride % 4 == 0 for stride in tensor.stride()[:-1])
-    return whole and tensor.data_ptr() % (4 * tensor.element_size()) == 0

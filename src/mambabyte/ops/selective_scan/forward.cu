@@ -11,7 +11,7 @@ using StateBurst = StateQuads<TILE>;
 constexpr int PASSES = Burst::PASSES;
 
 struct Tile {
-    float2 step[TILE][WARP_CHANNELS];  // s, and what enters the state with B (or C): s x, or dy
+    float2 step[TILE][STEP_ROW];       // s, and what enters the state with B (or C): s x, or dy
     float4 in[TILE][PARTS], out[TILE][PARTS];
     float partial[TILE][PARTIAL_ROW];
     float drop[TILE];  // added to the exponent of the decay: 0, or -inf at a reset
@@ -112,8 +112,8 @@ __device__ __forceinline__ void walk_tile(Tile& tile, const Lane& me, const floa
         if (first + BATCH < TILE) row[(first / BATCH + 1) % 2].load(tile, first + BATCH, me);
         advance<MODE>(row[first / BATCH % 2], a, h, y, elapsed);
 #pragma unroll
-        for (int i = 0; i < BATCH * CHANNELS; i++)
-            if (MODE == FORWARD) tile.partial[first + i / CHANNELS][share_place(me, i % CHANNELS)] = y[i / CHANNELS][i % CHANNELS];
+        for (int r = 0; r < BATCH; r++)
+            if (MODE == FORWARD) put_shares(tile.partial[first + r], y[r], me);
     }
 }
 
@@ -122,11 +122,11 @@ __device__ __forceinline__ void finish(const Tile& tile, const io4 (&x)[PASSES],
     for (int i = 0; i < PASSES; i++) {
         int row = me.quad_row + i * ROWS_PER_PASS;
         if (TILE % ROWS_PER_PASS != 0 && row >= TILE) break;
-        float4 u = unpack(x[i]), gate = unpack(z[i]), y;
+        float4 u = unpack(x[i]), gate = unpack(z[i]), y = gather(tile.partial[row], me);
 #pragma unroll
         for (int c = 0; c < 4; c++) {
-            float sum = fmaf(at(D, c), at(u, c), gather(tile.partial[row], me.quad_column + c));
-            at(y, c) = GATED ? sum * at(gate, c) * sigmoid(at(gate, c)) : sum;
+            at(y, c) = fmaf(at(D, c), at(u, c), at(y, c));
+            if (GATED) at(y, c) *= at(gate, c) * sigmoid(at(gate, c));
         }
         to.store(i, y, me, rows);
     }

@@ -20,7 +20,8 @@ constexpr int ROWS_PER_PASS = 32 / LANES_PER_ROW;
 static_assert(N >= 1 && N <= 64, "N must be 1 to 64");
 static_assert(WARP_CHANNELS % 4 == 0, "a warp must hold whole quads of channels");
 
-// Partial sums over the parts of one row: [channel of the lane][column][part], padded so that neighbouring rows differ in bank.
+// Shares of a sum over states (`put_shares`) and steps of one row, padded so that neighbouring rows differ in bank.
+constexpr int STEP_ROW = WARP_CHANNELS + 2;
 constexpr int PARTIAL_ROW = CHANNELS * 32 + 4;
 
 struct Lane {
@@ -75,8 +76,8 @@ struct Rows {
     __device__ io_t* row(i64 b, i64 t) const { return data + b * batch_stride + t * row_stride; }
 };
 
-// Where this lane stands in such a tensor: its quad of channels (or of states) in the rows of a block of ROWS rows. It reads or
-// writes only rows below `rows`, which is ROWS but at the end of the sequence.
+// Where this lane stands in such a tensor: its quad of channels (or of states) in the rows of a block of ROWS rows. Only rows below
+// `rows` are touched, which is ROWS but at the end of the sequence.
 template <int ROWS>
 struct Quads {
     static constexpr int PASSES = (ROWS + ROWS_PER_PASS - 1) / ROWS_PER_PASS;
@@ -85,7 +86,7 @@ struct Quads {
 
     __device__ __forceinline__ Quads(const Rows& tensor, const Lane& me, i64 b, i64 t0) {
         stride = (int)tensor.row_stride;
-        p = tensor.row(b, t0 + me.quad_row) + (me.channel - me.column * CHANNELS) + me.quad_column;
+        p = tensor.row(b, t0) + (me.quad_row * stride + (int)(me.channel - me.column * CHANNELS) + me.quad_column);
     }
     __device__ __forceinline__ void move(int rows) { p += (i64)rows * stride; }
     __device__ __forceinline__ void load(io4 (&v)[PASSES], const Lane& me, int rows) const {
@@ -105,7 +106,7 @@ struct StateQuads {
 
     __device__ __forceinline__ StateQuads(const Rows& tensor, const Lane& me, i64 b, i64 t0) {
         stride = (int)tensor.row_stride;
-        p = tensor.row(b, t0 + me.state_row) + me.state_part * 4;
+        p = tensor.row(b, t0) + (me.state_row * stride + me.state_part * 4);
     }
     __device__ __forceinline__ void move(int rows) { p += (i64)rows * stride; }
     __device__ __forceinline__ void load(io4 (&v)[PASSES], const Lane& me, int rows) const {
@@ -143,20 +144,38 @@ __device__ __forceinline__ void put_steps(float2* row, float4 s, float4 enters) 
     ((float4*)row)[1] = make_float4(s.z, enters.z, s.w, enters.w);
 }
 
-// Where this lane leaves its share of a sum over states, for channel j, and the sum for channel c of the warp.
-__device__ __forceinline__ int share_place(const Lane& me, int j) { return (j * PART_LANES + me.column) * PARTS + me.part; }
-__device__ __forceinline__ float gather(const float* row, int channel) {
-    const float* p = row + (channel % CHANNELS * PART_LANES + channel / CHANNELS) * PARTS;
-    float sum = 0.f;
-    if (PARTS % 4 == 0) {
+// A row of shares of a sum over states: each lane leaves one number a channel, the channels of a lane side by side. Columns are dealt
+// even ones first, so that the quads of two rows, PARTIAL_ROW apart, read different banks.
+__device__ __forceinline__ int share_place(int column, int part) { return ((column % 2 * (PART_LANES / 2) + column / 2) * PARTS + part) * CHANNELS; }
+__device__ __forceinline__ void put_shares(float* row, const float (&share)[CHANNELS], const Lane& me) {
+    float* to = row + share_place(me.column, me.part);
+    if constexpr (CHANNELS == 2) *(float2*)to = make_float2(share[0], share[1]);
+    else
 #pragma unroll
-        for (int i = 0; i < PARTS / 4; i++) {
-            float4 v = ((const float4*)p)[i];
-            sum += (v.x + v.y) + (v.z + v.w);
+        for (int j = 0; j < CHANNELS; j++) to[j] = share[j];
+}
+// The sums for the four channels of this lane's quad.
+__device__ __forceinline__ float4 gather(const float* row, const Lane& me) {
+    float4 sum = float4();
+    if constexpr (CHANNELS == 2 && PARTS % 2 == 0) {
+#pragma unroll
+        for (int c = 0; c < 4; c += 2) {
+            const float4* from = (const float4*)(row + share_place((me.quad_column + c) / 2, 0));
+#pragma unroll
+            for (int i = 0; i < PARTS / 2; i++) {
+                float4 v = from[i];  // two parts of two channels
+                at(sum, c) += v.x + v.z;
+                at(sum, c + 1) += v.y + v.w;
+            }
         }
     } else {
 #pragma unroll
-        for (int i = 0; i < PARTS; i++) sum += p[i];
+        for (int c = 0; c < 4; c++)
+#pragma unroll
+            for (int part = 0; part < PARTS; part++) {
+                int channel = me.quad_column + c;
+                at(sum, c) += row[share_place(channel / CHANNELS, part) + channel % CHANNELS];
+            }
     }
     return sum;
 }

@@ -1,0 +1,136 @@
+"""The causal convolution on an NVIDIA GPU: CUDA C++ in kernels.cu, compiled at run time. Gradients are deterministic.
+
+Inputs may be strided as long as channels are neighbours in memory, anything else is copied.
+"""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from mambabyte.ops import nvrtc
+
+SOURCES = ("device.cuh", "causal_conv/kernels.cu")
+MAX_WIDTH = 16
+THREADS = 128
+ROWS, READ = 64, 8  # rows a thread walks, rows on their way from memory at once
+
+
+def why_not(x: Tensor, width: int) -> str | None:
+    """A sentence why the CUDA kernels cannot run on x with this many taps; None when they can."""
+    if width > MAX_WIDTH:
+        return f"its kernels hold at most {MAX_WIDTH} taps, not {width}"
+    return nvrtc.why_not(x)
+
+
+def forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    initial_state: Tensor | None,
+    resets: Tensor | None,
+    *,
+    activation: str | None,
+) -> tuple[Tensor, Tensor]:
+    """y (B, L, E) and the final state (B, W - 1, E), both in x's dtype."""
+    batch, length, width = x.shape
+    taps = weight.shape[1]
+    x = _rows(x)
+    state = None if initial_state is None else initial_state.to(x.dtype).contiguous()
+    y, last = x.new_empty(x.shape), x.new_empty(batch, taps - 1, width)
+    if x.numel() == 0:
+        last.copy_(state) if state is not None else last.zero_()
+        return y, last
+    kernel = _kernel("conv_forward", x, taps, activation, resets, x, state)
+    stretches = -(-length // ROWS)
+    with torch.cuda.device(x.device):
+        parameters = (_floats(weight), None if bias is None else _floats(bias), state, _bytes(resets))
+        kernel(_grid(batch * stretches, width), THREADS, *_strided(x), *parameters, y, last, length, width, stretches)
+    return y, last
+
+
+def backward(
+    dy: Tensor,
+    dfinal: Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    initial_state: Tensor | None,
+    resets: Tensor | None,
+    *,
+    activation: str | None,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Gradients of x, weight, bias and the initial state, each in the dtype of its tensor; None for None."""
+    batch, length, width = x.shape
+    taps = weight.shape[1]
+    x, dy = _rows(x), _rows(dy.to(x.dtype))
+    state = None if initial_state is None else initial_state.to(x.dtype).contiguous()
+    dlast = None if dfinal is None else dfinal.to(x.dtype).contiguous()
+    dx = x.new_empty(x.shape)
+    dstate = None if state is None else torch.empty_like(state)
+    stretches = -(-length // ROWS)
+    partial = torch.empty(batch * stretches, taps + 1, width, device=x.device, dtype=torch.float32)
+    if x.numel() > 0:
+        kernel = _kernel("conv_backward", x, taps, activation, resets, x, dy, state, dlast)
+        with torch.cuda.device(x.device):
+            parameters = (_floats(weight), None if bias is None else _floats(bias), state, _bytes(resets))
+            outputs = (dlast, dx, dstate, partial, length, width, stretches)
+            kernel(_grid(batch * stretches, width), THREADS, *_strided(x), *parameters, *_strided(dy), *outputs)
+    elif dstate is not None:
+        dstate.copy_(dlast) if dlast is not None else dstate.zero_()
+    dweight = partial[:, :taps].sum(0).t().to(weight.dtype)
+    dbias = None if bias is None else partial[:, taps].sum(0).to(bias.dtype)
+    dinitial = None if initial_state is None or dstate is None else dstate.to(initial_state.dtype)
+    return dx, dweight.contiguous(), dbias, dinitial
+
+
+def step(state: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, *, activation: str | None) -> Tensor:
+    """One position for every row: y (B, E); `state` (B, W - 1, E) is updated in place."""
+    if state.dtype != x.dtype or state.stride(-1) != 1:
+        updated = state.to(x.dtype).contiguous()
+        y = step(updated, x, weight, bias, activation=activation)
+        state.copy_(updated)
+        return y
+    x = _rows(x)
+    batch, width = x.shape
+    y = x.new_empty(x.shape)
+    if x.numel() == 0:
+        return y
+    kernel = _kernel("conv_step", x, weight.shape[1], activation, None, x, state)
+    with torch.cuda.device(x.device):
+        parameters = (_floats(weight), None if bias is None else _floats(bias))
+        kernel(_grid(batch, width), THREADS, *_strided(state), x, x.stride(0), *parameters, y, width)
+    return y
+
+
+def _kernel(
+    name: str, x: Tensor, taps: int, activation: str | None, resets: Tensor | None, *rows: Tensor | None
+) -> nvrtc.Kernel:
+    aligned = all(nvrtc.whole_quads(t) for t in rows if t is not None)
+    return _compiled(name, nvrtc.IO_CODES[x.dtype], taps, activation == "silu", resets is not None, aligned)
+
+
+@lru_cache(maxsize=256)
+def _compiled(name: str, io: int, taps: int, silu: bool, resets: bool, aligned: bool) -> nvrtc.Kernel:
+    options = {"IO": io, "WIDTH": taps, "SILU": int(silu), "RESETS": int(resets), "ALIGNED": int(aligned)}
+    return nvrtc.get(SOURCES, name, **options, ROWS=ROWS, READ=READ, THREADS=THREADS)
+
+
+def _grid(stretches: int, width: int) -> tuple[int, int]:
+    return stretches, -(-width // (4 * THREADS))
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+def _floats(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.float32).contiguous()
+
+
+def _bytes(resets: Tensor | None) -> Tensor | None:
+    return None if resets is None else resets.contiguous()
+
+
+def _strided(tensor: Tensor) -> tuple[Tensor, int, int]:
+    return tensor, tensor.stride(0), tensor.stride(1)

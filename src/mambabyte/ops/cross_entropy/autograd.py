@@ -1,0 +1,53 @@
+"""The cross-entropy as one differentiable torch op; the kernel behind it is the module of the logits' device."""
+
+from importlib import import_module
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+
+def kernels(backend: str) -> ModuleType:
+    """The module of a backend: forward, backward, why_not."""
+    return import_module(f"mambabyte.ops.cross_entropy.{backend}")
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, *, ignore_index: int) -> Tensor:
+    """The summed loss by the kernel of the logits' device; differentiable."""
+    losses, _ = _forward(logits, targets, ignore_index)
+    return losses.sum()
+
+
+@torch.library.custom_op("mambabyte::cross_entropy", mutates_args=())
+def _forward(logits: Tensor, targets: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """The loss of every row and the logarithm of its partition sum, float32."""
+    return kernels(logits.device.type).forward(logits, targets, ignore_index=ignore_index)
+
+
+@_forward.register_fake
+def _(logits, targets, ignore_index):  # type: ignore[no-untyped-def]  # noqa: ARG001
+    losses = logits.new_empty(targets.shape, dtype=torch.float32)
+    return losses, torch.empty_like(losses)
+
+
+@torch.library.custom_op("mambabyte::cross_entropy_backward", mutates_args=())
+def _backward(dlosses: Tensor, logits: Tensor, targets: Tensor, log_sums: Tensor, ignore_index: int) -> Tensor:
+    return kernels(logits.device.type).backward(dlosses, logits, targets, log_sums, ignore_index=ignore_index)
+
+
+@_backward.register_fake
+def _(dlosses, logits, targets, log_sums, ignore_index):  # type: ignore[no-untyped-def]  # noqa: ARG001
+    return logits.new_empty(logits.shape)
+
+
+def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    logits, targets, ctx.ignore_index = inputs
+    ctx.save_for_backward(logits, targets, output[1])
+    ctx.mark_non_differentiable(output[1])
+
+
+def _differentiate(ctx, dlosses, _):  # type: ignore[no-untyped-def]
+    return _backward(dlosses, *ctx.saved_tensors, ctx.ignore_index), None, None
+
+
+_forward.register_autograd(_differentiate, setup_context=_save)

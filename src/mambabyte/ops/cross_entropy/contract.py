@@ -1,0 +1,35 @@
+"""Contract of the cross-entropy: what callers may rely on, whichever backend computes it."""
+
+import torch
+from torch import Tensor
+
+from mambabyte.ops import checks
+from mambabyte.ops.backends import choose
+from mambabyte.ops.cross_entropy import autograd, reference
+
+
+def cross_entropy(
+    logits: Tensor, targets: Tensor, *, ignore_index: int = -100, backend: str = "auto"
+) -> tuple[Tensor, Tensor]:
+    """Sum of -log softmax(logits)[target] in nats over the targets that count, and how many count.
+
+    Args:
+        logits: (..., vocabulary); float32, bfloat16, float16 or float64.
+        targets: (...) integers in [0, vocabulary), or `ignore_index` where nothing is to be learned.
+        backend: "auto" (by device), "reference" or "cuda".
+
+    Returns:
+        The sum, a float32 scalar (float64 for float64 logits) computed in that precision whatever the logits are, and
+        the count, an int64 scalar. The sum is differentiable in the logits; its gradient has their dtype.
+
+    Raises:
+        ValueError: targets of the wrong shape, dtype or device. RuntimeError: a forced backend cannot run.
+    """
+    checks.expect_shapes("cross_entropy", {"targets": (targets, tuple(logits.shape[:-1]))}, logits.device)
+    if targets.is_floating_point() or targets.dtype == torch.bool:
+        raise ValueError(f"cross_entropy: targets must be integers, got {targets.dtype}")
+    if backend == "auto" and logits.device.type != "cuda":  # plain torch is as good there
+        backend = "reference"
+    chosen = choose("cross_entropy", backend, logits.device, lambda module: module.why_not(logits))
+    run = reference.cross_entropy if chosen == "reference" else autograd.cross_entropy
+    return run(logits, targets, ignore_index=ignore_index), (targets != ignore_index).sum()
