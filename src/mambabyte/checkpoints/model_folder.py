@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mambabyte.checkpoints import hf_layout, mamba_ssm_layout, own_layout
+from mambabyte.checkpoints import hf_layout, hub, mamba_ssm_layout, own_layout
 from mambabyte.checkpoints.files import verify, write_files
 from mambabyte.checkpoints.layout import CONFIG, Described, Layout, stored_shape
 from mambabyte.checkpoints.weights import Weights, open_weights
-from mambabyte.config import load_json
+from mambabyte.config import load_json, unknown
 from mambabyte.models import ByteLM, ByteLMConfig
 
 logger = logging.getLogger("mambabyte")
@@ -27,22 +27,24 @@ _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _SHOWN = 8
 
 
-def save_model(model: ByteLM, folder: str | Path) -> None:
+def save_model(model: ByteLM, folder: str | Path, *, layout: str = "auto") -> None:
     """Write `model` into `folder` (made if missing); a model that is there is replaced only when the new one is whole.
 
-    Raises ValueError if `folder` is a file, OSError if the disk is full.
+    `layout` is "hf", "mambabyte", "mamba-ssm", or "auto": "hf" where stock transformers can hold the model, else
+    "mambabyte". Raises ValueError if `folder` is a file or the layout cannot hold the model, OSError if the disk is
+    full.
     """
     tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    write_folder(Path(folder), model.config, tensors)
+    write_folder(Path(folder), model.config, tensors, layout)
 
 
 def load(path: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> ByteLM:
-    """The model in a model folder, or in the newest whole checkpoint of a run folder.
+    """The model in a model folder, in the newest whole checkpoint of a run folder, or on the Hub (hf://owner/name).
 
     `dtype` casts the weights (A_log, D and the dt bias stay float32 at least); None keeps the stored dtype. Raises
     ValueError, a sentence for each thing that is wrong, if the folder holds no model that a `ByteLM` can be.
     """
-    opened = open_folder(find(Path(path)))
+    opened = open_folder(find(path))
     for note in opened.notes:
         logger.warning("%s", note)
     model = opened.skeleton.to(dtype=dtype or opened.dtype())
@@ -58,8 +60,14 @@ def load(path: str | Path, *, device: torch.device | str = "cpu", dtype: torch.d
     return model
 
 
-def find(path: Path) -> Path:
-    """The model folder at `path`: itself, or the newest whole checkpoint if it is a run. Raises ValueError."""
+def find(path: str | Path) -> Path:
+    """The model folder at `path`: itself, the newest whole checkpoint of a run, or the local copy of one on the Hub.
+
+    Raises ValueError if there is none.
+    """
+    if str(path).startswith(hub.SCHEME):
+        return hub.download(hub.Reference.parse(str(path)))
+    path = Path(path)
     if (path / CONFIG).is_file():
         return path
     if not path.exists():
@@ -82,8 +90,7 @@ class Opened(Mapping[str, Tensor]):
         layers, stored = len(self.config.pattern), len(weights)
         if layers > stored:
             raise ValueError(f"{folder}: {CONFIG} asks for {layers} layers, but there are {stored} tensors in all")
-        with torch.device("meta"):
-            self.skeleton = ByteLM(described.config)
+        self.skeleton = _skeleton(described.config)
         self._shapes = {name: tuple(t.shape) for name, t in self.skeleton.state_dict().items()}
         if described.config.tied_head:
             del self._shapes["head.weight"]
@@ -103,8 +110,7 @@ class Opened(Mapping[str, Tensor]):
 
     def dtype(self) -> torch.dtype:
         """The widest dtype among the tensors that a cast to half precision would cast."""
-        with torch.device("meta"):
-            halved = ByteLM(self.config).to(torch.bfloat16).state_dict()
+        halved = _skeleton(self.config).to(torch.bfloat16).state_dict()
         stored = [self._stored_dtype(name) for name in self if halved[name].dtype == torch.bfloat16]
         return functools.reduce(torch.promote_types, stored)
 
@@ -148,14 +154,20 @@ def open_folder(folder: Path) -> Opened:
 
 
 def write_folder(folder: Path, config: ByteLMConfig, tensors: Mapping[str, Tensor], layout: str = "auto") -> None:
-    """Write a model folder from tensors under our names, in a layout of `LAYOUTS`; "auto" is "hf" where it can be.
-
-    Raises ValueError if the layout cannot express the model.
-    """
-    chosen = LAYOUTS["mambabyte" if hf_layout.why_not(config) else "hf"] if layout == "auto" else LAYOUTS[layout]
+    """Write a model folder from tensors under our names; `layout` as for `save_model`."""
+    if layout == "auto":
+        layout = "mambabyte" if hf_layout.why_not(config) else "hf"
+    if layout not in LAYOUTS:
+        raise ValueError(unknown("layout", layout, LAYOUTS))
+    chosen = LAYOUTS[layout]
     if reason := chosen.why_not(config):
-        raise ValueError(f"the {layout} layout cannot hold this model: {reason}; --format mambabyte can")
+        raise ValueError(f"the {layout} layout cannot hold this model: {reason}; the mambabyte layout can")
     write_files(folder, chosen.writers(config, tensors))
+
+
+def _skeleton(config: ByteLMConfig) -> ByteLM:
+    with torch.device("meta"):
+        return ByteLM(config)
 
 
 def _layout(data: Mapping[str, object], where: str) -> Layout:
