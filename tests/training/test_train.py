@@ -142,10 +142,13 @@ def test_finished_run_is_not_trained_further(tmp_path: Path) -> None:
 
 
 def test_larger_budget_goes_on(tmp_path: Path) -> None:
-    train(config(tmp_path))
-    result = train(config(tmp_path, steps=17))
+    train(config(tmp_path), evaluators=[mean_loss])
+    result = train(config(tmp_path, steps=17), evaluators=[mean_loss])
     assert (result.steps, result.finished) == (17, True)
-    assert [record["step"] for record in curve(result.out)] == [5, 10, 12, 15, 17]
+    assert [record["step"] for record in curve(result.out) if record["event"] == "train"] == [5, 10, 12, 15, 17]
+    evaluated = [record["step"] for record in curve(result.out) if record["event"] == "evaluation"]
+    assert evaluated[-1] == 17
+    assert sum(step > 12 for step in evaluated) >= 3, "evaluations go on in the longer budget"
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import torch
 from mambabyte import config as configs
 from mambabyte.checkpoints import run as runs
 from mambabyte.checkpoints.lock import locked
+from mambabyte.checkpoints.model_folder import load
 from mambabyte.checkpoints.publish import write_text
 from mambabyte.data import Corpus, Windows
 from mambabyte.models import ByteLM
@@ -76,132 +77,152 @@ def train(
     folders that do not work or do not belong together, RuntimeError when the loss diverges, OSError when the disk is
     full.
     """
-    run, listener = Path(config.out), listener or Listener()
+    listener = listener or Listener()
     with StopRequest() as stop, contextlib.ExitStack() as stack:
-        corpus = Corpus.open(config.data)
-        device = precision.choose_device(config.device)
-        chosen = recipe.choose(config, device, corpus.nbytes)
-        config = dataclasses.replace(config, **dataclasses.asdict(chosen))
-        windows = Windows(
-            corpus, context=chosen.context, batch=chosen.batch, seed=config.seed, carry=config.carry_state
-        )
-        run.mkdir(parents=True, exist_ok=True)
-        stack.enter_context(locked(run))
         stack.callback(listener.close)
-        earlier = _earlier(run, resume, listener)
-        snapshot = None if earlier is None else snapshots.read(earlier)
-        if snapshot is not None:
-            _check_same(run, config, windows, snapshot)
-        runs.tidy(run, earlier)
-        write_text(run / CONFIG, json.dumps(configs.to_dict(config), indent=2) + "\n")
-
-        model = _model(config, earlier).to(device).train()
-        model.compute_dtype, why = precision.choose_dtype(config.precision, device)
-        if chosen.checkpoint_activations:
-            stack.enter_context(checkpointed(model))
-        learner, meter, position = _learner(config, chosen, model), Meter(device), Position()
-        if earlier is not None and snapshot is not None:
-            snapshots.restore(earlier, learner)
-            meter.restore(snapshot.meter)
-            position = snapshot.position
-        listener.message(_introduce(config, chosen, model, corpus, device, why, position))
+        plan = _plan(config)
+        earlier = _claim(plan, resume, listener, stack)
+        learner, meter, position = _begin(plan) if earlier is None else _go_on(plan, earlier)
+        if plan.chosen.checkpoint_activations:
+            stack.enter_context(checkpointed(learner.model))
+        listener.message(_introduce(plan, learner.model, position))
         loop = Loop(
-            config=config,
-            peak=chosen.learning_rate,
-            budget=chosen.budget,
-            run=run,
+            config=plan.config,
+            peak=plan.chosen.learning_rate,
+            budget=plan.chosen.budget,
+            run=plan.run,
             learner=learner,
-            windows=windows,
+            windows=plan.windows,
             meter=meter,
             position=position,
             evaluators=evaluators,
             sampler=sampler,
-            sinks=_sinks(config, run, position.step, stack),
+            sinks=_sinks(plan, position.step, stack),
             listener=listener,
             stop=stop,
+            saved_step=None if earlier is None else position.step,
         )
-        checkpoint = loop(saved_step=None if earlier is None else position.step)
-        return TrainResult(
-            out=run,
-            checkpoint=checkpoint,
-            steps=position.step,
-            bytes=position.bytes,
-            seconds=position.seconds,
-            bits_per_byte=position.bits_per_byte,
-            figures=position.figures,
-            finished=loop.progress() >= 1,
-            model=model.eval(),
-        )
+        checkpoint = loop()
+    return TrainResult(
+        out=plan.run,
+        checkpoint=checkpoint,
+        steps=position.step,
+        bytes=position.bytes,
+        seconds=position.seconds,
+        bits_per_byte=position.bits_per_byte,
+        figures=position.figures,
+        finished=loop.progress() >= 1,
+        model=learner.model.eval(),
+    )
 
 
-def _earlier(run: Path, resume: str, listener: Listener) -> Path | None:
-    """The checkpoint to go on from, or None to begin."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """A config with nothing left open, and what it names opened; nothing is written yet."""
+
+    config: TrainConfig
+    chosen: recipe.Recipe
+    device: torch.device
+    windows: Windows
+
+    @property
+    def run(self) -> Path:
+        return Path(self.config.out)
+
+
+def _plan(config: TrainConfig) -> _Plan:
+    corpus = Corpus.open(config.data)
+    device = precision.choose_device(config.device)
+    chosen = recipe.choose(config, device, corpus.nbytes)
+    windows = Windows(corpus, context=chosen.context, batch=chosen.batch, seed=config.seed, carry=config.carry_state)
+    config = dataclasses.replace(config, **dataclasses.asdict(chosen))
+    return _Plan(config=config, chosen=chosen, device=device, windows=windows)
+
+
+def _claim(plan: _Plan, resume: str, listener: Listener, stack: contextlib.ExitStack) -> Path | None:
+    """Lock the run folder and leave in it only what this run goes on from: that checkpoint, or None to begin."""
+    plan.run.mkdir(parents=True, exist_ok=True)
+    stack.enter_context(locked(plan.run))
     if resume == "never":
-        aside = runs.set_aside(run, (METRICS, CONFIG, "tensorboard"))
+        aside = runs.set_aside(plan.run, (METRICS, CONFIG, "tensorboard"))
         if aside is not None:
-            listener.message(f"the earlier run in {run} is now in {aside}")
-        return None
-    return runs.newest(run) if runs.is_run(run) else None
+            listener.message(f"the earlier run in {plan.run} is now in {aside}")
+    earlier = runs.newest(plan.run) if runs.is_run(plan.run) else None
+    if earlier is not None:
+        _check_same(plan, snapshots.read(earlier))
+    runs.tidy(plan.run, earlier)
+    write_text(plan.run / CONFIG, json.dumps(configs.to_dict(plan.config), indent=2) + "\n")
+    return earlier
 
 
-def _check_same(run: Path, config: TrainConfig, windows: Windows, snapshot: Snapshot) -> None:
-    found = conflicts(config, snapshot.config)
-    now = identity(windows)
+def _check_same(plan: _Plan, snapshot: Snapshot) -> None:
+    found = conflicts(plan.config, snapshot.config)
+    now = identity(plan.windows)
     if now["fingerprint"] != snapshot.data["fingerprint"]:
         found.append(f"the data are not the bytes of {', '.join(snapshot.config.data)} that it was trained on")
     elif now["order"] != snapshot.data["order"]:
         found.append(f"the data come in the order {now['order']}, were in {snapshot.data['order']} (install grain)")
     if found:
         raise ValueError(
-            f"{run}: holds another run: {'; '.join(found)}; choose another --out, or --resume never to begin again here"
+            f"{plan.run}: holds another run: {'; '.join(found)}; choose another --out, or --resume never to begin "
+            "again here"
         )
 
 
-def _model(config: TrainConfig, earlier: Path | None) -> ByteLM:
-    if earlier is not None:
-        return snapshots.read_model(earlier)
+def _begin(plan: _Plan) -> tuple[Learner, Meter, Position]:
     with torch.random.fork_rng(devices=()):
-        torch.manual_seed(config.seed)
-        return ByteLM(config.architecture())
+        torch.manual_seed(plan.config.seed)
+        model = ByteLM(plan.config.architecture())
+    return _learner(plan, model), Meter(plan.device), Position()
 
 
-def _learner(config: TrainConfig, chosen: recipe.Recipe, model: ByteLM) -> Learner:
+def _go_on(plan: _Plan, earlier: Path) -> tuple[Learner, Meter, Position]:
+    snapshot = snapshots.read(earlier)
+    learner, meter = _learner(plan, load(earlier)), Meter(plan.device)
+    snapshots.restore(earlier, learner)
+    meter.restore(snapshot.meter)
+    return learner, meter, snapshot.position
+
+
+def _learner(plan: _Plan, model: ByteLM) -> Learner:
+    model.to(plan.device).train()
+    model.compute_dtype, _ = precision.choose_dtype(plan.config.precision, plan.device)
     optimiser = adamw.build(
         model,
-        learning_rate=chosen.learning_rate,
-        betas=config.betas,
-        epsilon=config.epsilon,
-        weight_decay=config.weight_decay,
+        learning_rate=plan.chosen.learning_rate,
+        betas=plan.config.betas,
+        epsilon=plan.config.epsilon,
+        weight_decay=plan.config.weight_decay,
     )
-    return Learner(model, optimiser, micro_batch=chosen.micro_batch, clip=config.clip, carry=config.carry_state)
+    return Learner(
+        model,
+        optimiser,
+        micro_batch=plan.chosen.micro_batch,
+        clip=plan.config.clip,
+        carry=plan.config.carry_state,
+    )
 
 
-def _sinks(config: TrainConfig, run: Path, step: int, stack: contextlib.ExitStack) -> list[Sink]:
-    sinks: list[Sink] = [JsonLines(run, step)]
-    if config.tensorboard:
-        sinks.append(TensorBoard(run, step))
+def _sinks(plan: _Plan, step: int, stack: contextlib.ExitStack) -> list[Sink]:
+    sinks: list[Sink] = [JsonLines(plan.run, step)]
+    if plan.config.tensorboard:
+        sinks.append(TensorBoard(plan.run, step))
     for sink in sinks:
         stack.callback(sink.close)
     return sinks
 
 
-def _introduce(
-    config: TrainConfig,
-    chosen: recipe.Recipe,
-    model: ByteLM,
-    corpus: Corpus,
-    device: torch.device,
-    why: str,
-    position: Position,
-) -> str:
+def _introduce(plan: _Plan, model: ByteLM, position: Position) -> str:
+    chosen, corpus = plan.chosen, plan.windows.corpus
     parameters = sum(p.numel() for p in model.parameters())
-    start = f"going on from step {position.step:,}" if position.step else "beginning"
-    dtype = str(model.compute_dtype).removeprefix("torch.")
+    dtype, why = precision.choose_dtype(plan.config.precision, plan.device)
     recomputed = ", layers recomputed" if chosen.checkpoint_activations else ""
+    start = f"going on from step {position.step:,}" if position.step else "beginning"
     return (
-        f"{config.preset or 'model'}: {parameters:,} parameters; "
+        f"{plan.config.preset or 'model'}: {parameters:,} parameters; "
         f"{corpus.nbytes:,} bytes in {corpus.documents:,} documents\n"
-        f"{device}, {dtype} ({why}){recomputed}; {chosen.batch} x {chosen.context:,} bytes a step, "
-        f"{chosen.micro_batch} at once; learning rate {chosen.learning_rate:g}\n"
+        f"{plan.device}, {str(dtype).removeprefix('torch.')} ({why}){recomputed}; "
+        f"{chosen.batch} x {chosen.context:,} bytes a step, {chosen.micro_batch} at once; "
+        f"learning rate {chosen.learning_rate:g}\n"
         f"{start}, until {chosen.budget}"
     )

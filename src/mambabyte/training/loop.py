@@ -1,6 +1,7 @@
 """The loop: step, log, evaluate, save, until the budget is used up or someone asks to stop."""
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import torch
 
 from mambabyte.checkpoints import run as runs
-from mambabyte.data import Windows
+from mambabyte.data import Batch, Windows, prefetch
 from mambabyte.models import ByteLM
 from mambabyte.training import snapshot as snapshots
 from mambabyte.training.config import TrainConfig
@@ -27,60 +28,60 @@ EVALUATIONS = 10  # over a run, unless evaluate_every says otherwise
 GLANCE_SECONDS = 0.25  # between two looks at the meter, each of which waits for the device
 
 
+@dataclasses.dataclass(kw_only=True, eq=False)
 class Loop:
-    """One process training one model; everything it needs is handed in, so every part can be called alone."""
+    """One process training one model; everything it needs is handed in, so every part can be called alone.
 
-    def __init__(
-        self,
-        *,
-        config: TrainConfig,
-        peak: float,
-        budget: Budget,
-        run: Path,
-        learner: Learner,
-        windows: Windows,
-        meter: Meter,
-        position: Position,
-        evaluators: Sequence[Evaluator],
-        sampler: Sampler | None,
-        sinks: Sequence[Sink],
-        listener: Listener,
-        stop: StopRequest,
-    ) -> None:
-        self.config, self.peak, self.budget, self.run = config, peak, budget, run
-        self.learner, self.windows, self.meter, self.position = learner, windows, meter, position
-        self.evaluators, self.sampler = evaluators, sampler
-        self.sinks, self.listener, self.stop = sinks, listener, stop
+    `peak` is the learning rate before the schedule; `saved_step` the step of the checkpoint that the run goes on from.
+    """
+
+    config: TrainConfig
+    peak: float
+    budget: Budget
+    run: Path
+    learner: Learner
+    windows: Windows
+    meter: Meter
+    position: Position
+    evaluators: Sequence[Evaluator]
+    sampler: Sampler | None
+    sinks: Sequence[Sink]
+    listener: Listener
+    stop: StopRequest
+    saved_step: int | None
+
+    def __post_init__(self) -> None:
         self.learning_rate = 0.0
-        self._before = position.seconds
+        self._before = self.position.seconds
         self._began = self._saved_at = self._glanced = time.monotonic()
-        self._logged = (position.bytes, position.seconds)
-        self._saved_step: int | None = None
+        self._logged = (self.position.bytes, self.position.seconds)
+        # A budget or interval that has changed since counts evaluations differently.
+        self.position.evaluations = min(self.position.evaluations, self._evaluations_due())
 
-    def __call__(self, saved_step: int | None) -> Path:
-        """Train to the end of the budget or a stop; returns the last checkpoint. `saved_step` is the one resumed from.
+    def __call__(self) -> Path:
+        """Train to the end of the budget or a stop; returns the last checkpoint.
 
         Raises RuntimeError when the loss is no longer finite.
         """
-        self._saved_step = saved_step
-        while True:
-            finished = self.progress() >= 1
-            if self.meter.steps and (finished or self.position.step % self.config.log_every == 0):
-                self.log()
-            self.evaluate_if_due()
-            if finished or self.stop.requested or self.save_is_due():
-                self.save()
-            if finished or self.stop.requested:
-                return self.run / f"step-{self.position.step}"
-            self.step()
+        with contextlib.closing(prefetch(self.windows, self.position.step)) as batches:
+            while True:
+                finished = self.progress() >= 1
+                if self.meter.steps and (finished or self.position.step % self.config.log_every == 0):
+                    self.log()
+                self.evaluate_if_due()
+                ends = finished or self.stop.requested
+                if ends or self.save_is_due():
+                    self.save()
+                if ends:
+                    return self.run / f"step-{self.position.step}"
+                self.step(next(batches))
 
     def progress(self) -> float:
         """The part of the budget that is used."""
         return self.budget.progress(self.position.step, self.position.bytes, self.position.seconds)
 
-    def step(self) -> None:
+    def step(self, batch: Batch) -> None:
         """One update, unless a stop is asked for before it is complete."""
-        batch = self.windows.batch(self.position.step)
         factor = learning_rate_factor(
             self.position.step,
             self.progress(),
@@ -144,7 +145,7 @@ class Loop:
     def save(self) -> None:
         """Publish a checkpoint of this step, unless it is there. Raises OSError when the disk is full."""
         self._saved_at = time.monotonic()
-        if self._saved_step == self.position.step:
+        if self.saved_step == self.position.step:
             return
         self._check_finite()
         self._tick()
@@ -159,7 +160,7 @@ class Loop:
             lambda folder: snapshots.write(folder, self.learner, snapshot),
             keep=self.config.keep,
         )
-        self._saved_step = self.position.step
+        self.saved_step = self.position.step
 
     def _evaluations_due(self) -> int:
         every, step, progress = self.config.evaluate_every, self.position.step, self.progress()
@@ -175,7 +176,7 @@ class Loop:
     def _check_finite(self) -> None:
         if self.meter.is_finite():
             return
-        saved = "" if self._saved_step is None else f"; {self.run}/step-{self._saved_step} is from before"
+        saved = "" if self.saved_step is None else f"; {self.run}/step-{self.saved_step} is from before"
         raise RuntimeError(
             f"the loss or its gradient became infinite or not a number in the {self.meter.steps} steps before step "
             f"{self.position.step}{saved}; train with a lower learning rate than {self.peak:g}"

@@ -1,8 +1,8 @@
 """The paper's recipe, and how it shrinks to a small model on a small machine.
 
 The paper (https://arxiv.org/abs/2401.13660) trains 353M parameters with 48 sequences of 8,192 bytes a step, a peak
-learning rate of 4e-4 and 31.5 GB in all, 90 bytes a parameter. A model of a hundredth of that size learns best from
-many small steps at a higher rate, and a short run needs its few hundred updates more than it needs long contexts.
+learning rate of 4e-4 and 31.5 GB in all, 90 bytes a parameter. A model of a hundredth of that size learns more from a
+given number of bytes in many small steps at a higher rate; docs/log.md has the sweep behind the small sizes.
 """
 
 import dataclasses
@@ -16,6 +16,8 @@ from mambabyte.training.schedule import Budget
 
 PAPER_PARAMETERS = 353_000_000
 BYTES_PER_PARAMETER = 90
+HIGHEST_RATE = 6e-3
+GPU_ROOM = 0.75  # of all memory, for activations; not of what is free, so that a resumed run splits a batch alike
 CPU_ROOM = 4 << 30  # for activations; larger micro-batches gain nothing there
 
 
@@ -49,7 +51,7 @@ def choose(config: TrainConfig, device: torch.device, corpus_bytes: int) -> Reci
     return Recipe(
         batch=batch,
         context=context,
-        micro_batch=min(batch, config.micro_batch or at_once),
+        micro_batch=min(batch, config.micro_batch or _even(batch, at_once)),
         checkpoint_activations=recompute,
         learning_rate=config.learning_rate or _learning_rate(parameters),
         minutes=config.minutes,
@@ -60,23 +62,28 @@ def choose(config: TrainConfig, device: torch.device, corpus_bytes: int) -> Reci
 
 def _geometry(parameters: int) -> tuple[int, int]:
     """(batch, context): the paper's from 200M parameters on, and for smaller models fewer bytes a step."""
-    for at_least, geometry in ((200_000_000, (48, 8192)), (50_000_000, (32, 4096)), (10_000_000, (16, 2048))):
+    for at_least, geometry in ((200_000_000, (48, 8192)), (50_000_000, (32, 4096)), (10_000_000, (16, 1024))):
         if parameters >= at_least:
             return geometry
-    return 8, 1024
+    return 8, 512
 
 
 def _learning_rate(parameters: int) -> float:
-    """The paper's 4e-4 at 353M parameters, higher by the square root for smaller models, at most 4e-3."""
-    return float(f"{min(4e-3, 4e-4 * (PAPER_PARAMETERS / parameters) ** 0.5):.1e}")
+    """The paper's 4e-4 at 353M parameters, higher by the square root for smaller models up to `HIGHEST_RATE`."""
+    return float(f"{min(HIGHEST_RATE, 4e-4 * (PAPER_PARAMETERS / parameters) ** 0.5):.1e}")
 
 
 def _memory(config: TrainConfig, architecture: ByteLMConfig, context: int, device: torch.device) -> tuple[int, bool]:
     """(sequences at once, whether to recompute activations): recomputing only where one sequence would not fit."""
     dtype, _ = precision.choose_dtype(config.precision, device)
-    room = int(0.6 * torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else CPU_ROOM
+    room = int(GPU_ROOM * torch.cuda.mem_get_info(device)[1]) if device.type == "cuda" else CPU_ROOM
     kept, recomputed = (room // (context * memory.bytes_per_position(architecture, dtype, r)) for r in (False, True))
     recompute = config.checkpoint_activations
     if recompute is None:
         recompute = kept < 1
     return max(1, recomputed if recompute else kept), recompute
+
+
+def _even(batch: int, at_once: int) -> int:
+    """The micro-batch of at most `at_once` rows that splits `batch` into equal parts, or nearly."""
+    return -(-batch // -(-batch // at_once))

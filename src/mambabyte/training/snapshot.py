@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mambabyte import config as configs
-from mambabyte.checkpoints.model_folder import load, save_model
+from mambabyte.checkpoints.model_folder import save_model
 from mambabyte.checkpoints.run import save_tensors
 from mambabyte.models import ByteLM, ByteLMState
 from mambabyte.training import optimiser as adamw
@@ -75,11 +75,6 @@ def read(folder: Path) -> Snapshot:
         position=Position(**data["position"]),
         meter=data["meter"],
     )
-
-
-def read_model(folder: Path) -> ByteLM:
-    """The float32 master weights of a checkpoint, on the CPU."""
-    return load(folder)
 
 
 def restore(folder: Path, learner: Learner) -> None:
