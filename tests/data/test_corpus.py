@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mambabyte.data import Corpus
@@ -14,6 +14,7 @@ from tests.data.conftest import write_documents
 DOCUMENTS = st.lists(st.binary(max_size=40), min_size=1, max_size=12).filter(any)
 
 
+@settings(max_examples=40)
 @given(documents=DOCUMENTS, data=st.data())
 def test_reads_equal_slices_of_the_joined_documents(documents, data, tmp_path_factory):
     corpus = Corpus.open([write_documents(tmp_path_factory.mktemp("d"), documents)])
@@ -126,6 +127,7 @@ def test_a_sparse_file_of_10_gb_is_not_read_whole(tmp_path):
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_inblock - before) * 512 < 10**8
 
 
+@settings(max_examples=40)
 @given(documents=DOCUMENTS, data=st.data())
 def test_fingerprint_survives_a_move_and_sees_a_changed_byte(documents, data, tmp_path_factory):
     folder = write_documents(tmp_path_factory.mktemp("d"), documents)

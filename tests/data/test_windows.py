@@ -38,6 +38,7 @@ def corpus_of(*shares: list[bytes], weights: tuple[int, ...] = (1,)) -> Corpus:
 
 
 DOCUMENTS = st.lists(st.binary(min_size=1, max_size=30), min_size=1, max_size=10).filter(lambda d: max(map(len, d)) > 1)
+FEWER = settings(max_examples=50)
 SIZES = {"context": st.integers(1, 12), "batch": st.integers(1, 7), "seed": st.integers()}
 
 
@@ -50,6 +51,7 @@ def counted(documents: list[bytes]) -> list[bytes]:
 DISTINCT = DOCUMENTS.filter(lambda d: sum(map(len, d)) <= 256).map(counted)
 
 
+@FEWER
 @given(documents=DISTINCT, carry=st.booleans(), laps=st.integers(1, 3), **SIZES)
 def test_each_pass_visits_every_byte_exactly_once(documents, carry, laps, context, batch, seed):
     windows = Windows(corpus_of(documents), context=context, batch=batch, seed=seed, carry=carry)
@@ -72,6 +74,7 @@ def test_each_pass_visits_every_byte_exactly_once(documents, carry, laps, contex
     assert resets == Counter({document[0]: laps for document in documents if document[0] != joined[-1]})
 
 
+@FEWER
 @given(documents=DISTINCT, carry=st.booleans(), step=st.integers(0, 40), **SIZES)
 def test_a_batch_is_cut_from_the_corpus_as_documented(documents, carry, step, context, batch, seed):
     part = Windows(corpus_of(documents), context=context, batch=batch, seed=seed, carry=carry).batch(step)
@@ -88,6 +91,7 @@ def test_a_batch_is_cut_from_the_corpus_as_documented(documents, carry, step, co
                 assert bool(part.resets[row, position]) == (target - 1 in firsts)
 
 
+@FEWER
 @given(documents=DOCUMENTS, carry=st.booleans(), step=st.integers(0, 10**12), cuts=st.data(), **SIZES)
 def test_any_split_of_the_rows_gives_the_same_batch(documents, carry, step, cuts, context, batch, seed):
     windows = Windows(corpus_of(documents), context=context, batch=batch, seed=seed, carry=carry)
@@ -99,6 +103,7 @@ def test_any_split_of_the_rows_gives_the_same_batch(documents, carry, step, cuts
             assert torch.equal(getattr(again, name), getattr(whole.rows(rows), name)), name
 
 
+@FEWER
 @given(documents=DISTINCT, step=st.integers(1, 30), **SIZES)
 def test_continues_means_that_the_row_goes_on_where_it_was(documents, step, context, batch, seed):
     windows = Windows(corpus_of(documents), context=context, batch=batch, seed=seed, carry=True)
@@ -111,6 +116,7 @@ def test_continues_means_that_the_row_goes_on_where_it_was(documents, step, cont
     assert not Windows(windows.corpus, context=context, batch=batch, seed=seed).batch(step).continues.any()
 
 
+@FEWER
 @given(documents=DISTINCT, **SIZES)
 def test_with_carry_a_lone_row_reads_the_corpus_in_order(documents, context, batch, seed):
     windows = Windows(corpus_of(documents), context=context, batch=1, seed=seed, carry=True)
@@ -119,7 +125,7 @@ def test_with_carry_a_lone_row_reads_the_corpus_in_order(documents, context, bat
     assert bytes(read.tolist())[: len(joined)] == joined
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(
     shares=st.lists(st.integers(2, 60), min_size=2, max_size=4),
     weights=st.lists(st.integers(1, 5), min_size=4, max_size=4),

@@ -23,11 +23,12 @@ def print_json(result: Mapping[str, Any]) -> None:
 def print_table(title: str, rows: Mapping[str, str]) -> None:
     """A two-column table for people."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=title, show_header=False, title_justify="left")
+    table = Table(title=escape(title), show_header=False, title_justify="left")
     for name, value in rows.items():
-        table.add_row(name, value)
+        table.add_row(escape(name), escape(value))
     Console().print(table)
 
 
