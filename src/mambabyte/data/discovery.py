@@ -48,7 +48,7 @@ def _expand(names: Sequence[str]) -> Iterator[File]:
         elif stat.S_ISREG(status.st_mode):
             found = iter([File(name, status.st_size, status.st_mtime_ns)])
         else:
-            raise ValueError(f"{name}: is neither a regular file nor a folder; `mambabyte prepare` reads streams")
+            raise ValueError(f"{name}: is neither a regular file nor a folder nor a pipe")
         for file in found:
             # A pattern such as `data/**` matches a folder and then the files inside it.
             if file.path not in files_seen:

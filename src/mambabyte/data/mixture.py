@@ -9,7 +9,8 @@ class Mixture:
 
     Draw i goes to the first share exactly when floor(p * (i + 1)) > floor(p * i), where p is the first share's part of
     the total weight; what is left is dealt to the remaining shares by the same rule. So after any number of draws a
-    share's count is off by less than one for each share dealt before it, plus one, however long the run.
+    share's count is off by less than one for each share dealt before it, plus one, however long the run. (grain deals
+    mixtures of its own datasets in a similar way; this is the same with grain and without.)
     """
 
     def __init__(self, weights: Sequence[Fraction]) -> None:

@@ -7,7 +7,6 @@ every pass is shuffled afresh.
 
 import functools
 import hashlib
-import importlib.util
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,8 +34,10 @@ def choose_order(size: int) -> Order:
     """The permutation for passes of at most `size` draws: grain's where it is installed, else a Feistel network."""
     if size > _LARGEST_GRAIN_SIZE:
         return FEISTEL
-    if importlib.util.find_spec("grain") is None:
-        _say_once("grain is not installed: windows are shuffled by the built-in Feistel permutation instead")
+    try:
+        _grain_index_shuffle()
+    except ImportError as error:
+        _say_once(f"windows are shuffled by the built-in Feistel permutation, as grain is not to be had: {error}")
         return FEISTEL
     return GRAIN
 

@@ -1,6 +1,7 @@
 """Turning any sources into a prepared set, in bounded memory, so that it can be stopped at any moment and resumed."""
 
 import fcntl
+import fnmatch
 import hashlib
 import itertools
 import os
@@ -60,7 +61,7 @@ def prepare(
     if raw and any(source.column for source in named):
         raise ValueError("raw takes files as they lie, so there is no column to read; leave out one of the two")
     for source in named:
-        _check_apart(Path(source.path), out)
+        _check_apart(source.path, out)
     inputs = [item for source in named for item in find_inputs(source)]
     description = identify(sources, inputs, split=split, subset=subset, raw=raw, shard_bytes=shard_bytes)
     manifest = write_set(inputs, out, description, strict=strict, overwrite=overwrite, report=report)
@@ -221,6 +222,7 @@ def _finished(out: Path, description: Description, overwrite: bool, resumable: b
             f"{out}: holds a set that was prepared from something else; choose another folder or overwrite it"
         )
     open_set(out, FileReader(), out.name)
+    (out / PROGRESS).unlink(missing_ok=True)  # of a run that ended between its last two lines
     return manifest
 
 
@@ -249,10 +251,17 @@ def _clear(out: Path, description: Description) -> None:
             path.unlink()
 
 
-def _check_apart(source: Path, out: Path) -> None:
-    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+def _check_apart(source: str, out: Path) -> None:
+    """Refuse a source that would hold `out` too: once there, the set would become its own source."""
+    folder = Path(source)
+    if folder.is_dir():
+        inside = out.resolve().is_relative_to(folder.resolve())
+    else:
+        place, pattern = out.absolute(), os.fspath(folder.absolute())
+        inside = any(fnmatch.fnmatchcase(os.fspath(path), pattern) for path in (place, *place.parents))
+    if inside:
         raise ValueError(
-            f"{out}: lies inside the source {source}, whose files it would become; choose a folder outside it"
+            f"{out}: lies inside the source {source}, of which it would become a part; choose another folder"
         )
 
 

@@ -94,7 +94,8 @@ class Shard:
 
     def name(self, index: int) -> str:
         """What the document was called when it was prepared, or the set and a number."""
-        return self._tables().names[index] or f"{self._label}{self._first + index}"
+        names = _read_names(Path(f"{self._stem}names"), self._entry.sha256.names)
+        return names[index] or f"{self._label}{self._first + index}"
 
     def fingerprint(self) -> str:
         """Hex digest of the bytes and of where documents begin."""
@@ -114,20 +115,20 @@ class Shard:
 
 
 class _Tables:
-    """Offsets, checksums and names of a shard; the first two are compared with the manifest when they are opened."""
+    """Offsets and block checksums of a shard, which are compared with the manifest when they are opened."""
 
     def __init__(self, stem: Path, entry: ShardEntry) -> None:
         for suffix in ("idx", "crc"):
             _check_sha256(Path(f"{stem}{suffix}"), entry.sha256[suffix])
         self.offsets: np.ndarray = np.memmap(f"{stem}idx", "<i8", mode="r")
-        self.checksums: list[int] = np.fromfile(f"{stem}crc", "<u4").tolist()
-        self._names, self._names_sha256 = Path(f"{stem}names"), entry.sha256.names
+        self.checksums: np.ndarray = np.memmap(f"{stem}crc", "<u4", mode="r")
 
-    @functools.cached_property
-    def names(self) -> list[str]:
-        """One name per document, "" for a record."""
-        _check_sha256(self._names, self._names_sha256)
-        return self._names.read_text(encoding="utf-8", errors="backslashreplace").split("\n")
+
+@functools.lru_cache(2)
+def _read_names(path: Path, sha256: str) -> list[str]:
+    """One name per document of a shard, "" for a record."""
+    _check_sha256(path, sha256)
+    return path.read_text(encoding="utf-8", errors="backslashreplace").split("\n")
 
 
 def _check_size(path: Path, size: int) -> None:

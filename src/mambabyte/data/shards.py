@@ -10,6 +10,7 @@ A folder with preparing.json and no manifest.json is a set that is not finished.
 every byte it uses at the price of 16 KiB, where a sha256 would ask for the whole shard.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -204,8 +205,9 @@ class ShardWriter:
 
     def abandon(self) -> None:
         """Drop what has been written."""
-        self._bin.file.close()
-        self._names.file.close()
+        for file in (self._bin.file, self._names.file):
+            with contextlib.suppress(OSError):  # what is left in the buffer of a full disk
+                file.close()
         for suffix in SUFFIXES:
             self._temporary(suffix).unlink(missing_ok=True)
 

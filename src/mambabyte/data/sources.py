@@ -82,7 +82,7 @@ def find_inputs(source: Source) -> list[Input]:
     if source.path.startswith(DATASET):
         if source.column is None:
             raise ValueError(f"{source.path}: name the column that holds the text: {source.path}#text")
-        return [Input("dataset", source.path.removeprefix(DATASET), source.column, 0, 0)]
+        return [_dataset(source.path.removeprefix(DATASET), source.column)]
     if source.path == STDIN or _is_pipe(source.path):
         return [Input("stream", source.path, source.column, 0, 0)]
     files = find_files(source.path)
@@ -171,6 +171,13 @@ def _guarded(name: str, stream: BinaryIO) -> Iterator[bytes]:
 def _rows(contents: Iterator[bytes]) -> Iterator[Document]:
     for content in contents:
         yield Document("", iter([content]))
+
+
+def _dataset(name: str, column: str) -> Input:
+    """A local dataset has the size and the newest time of its files; one on the hub is pinned by `@revision` alone."""
+    files = [path.stat() for path in Path(name).rglob("*") if path.is_file()] if Path(name).is_dir() else []
+    newest = max((file.st_mtime_ns for file in files), default=0)
+    return Input("dataset", name, column, sum(file.st_size for file in files), newest)
 
 
 def _is_pipe(name: str) -> bool:
