@@ -34,6 +34,7 @@ FLOAT = Element("float32", F32, 4)
 BFLOAT = Element("bfloat16", I16, 2)
 INT8 = Element("int8", I8, 1)
 BYTE = Element("uint8", I8, 1)
+INDEX = Element("int64", I64, 8)
 
 
 class Int:
@@ -163,9 +164,12 @@ class Pointer:
             raw = f.b.insert_element(raw, f.b.load(at.value, typ=self.element.type), f.i32(lane))
         return Vec(f, f.to_float(raw, self.element))
 
+    def integer(self) -> Int:
+        """The 64-bit integer here."""
+        return Int(self.f, self.f.b.load(self.value, typ=I64))
+
     def bit(self) -> ir.Value:
         """Whether the byte here is not zero."""
-        assert self.element is BYTE
         return self.f.b.icmp_unsigned("!=", self.f.b.load(self.value, typ=I8), ir.Constant(I8, 0))
 
     def prefetch(self, *, write: bool = False) -> None:
@@ -199,7 +203,7 @@ class Function:
         self.function = ir.Function(self.module, ir.FunctionType(ir.VoidType(), kinds), name)
         self.b = ir.IRBuilder(self.function.append_basic_block())
         counter, scratch, *rest = self.function.args
-        self._counter, self._scratch = counter, scratch
+        self.counter, self._scratch = counter, scratch
         pairs = zip(self.pointers.items(), rest, strict=False)
         self._arguments: dict[str, Pointer | Int] = {n: Pointer(self, value, kind) for (n, kind), value in pairs}
         self._arguments |= zip(self.integers, (Int(self, value) for value in rest[len(pointers) :]), strict=True)
@@ -270,28 +274,13 @@ class Function:
         reverse: bool = False,
     ) -> list:
         """`for i in range(begin, end): carry = body(i, carry)`, or from end - 1 down; returns the last carry."""
-        begin, end, b = self.number(begin), self.number(end), self.b
-        before, head, inside, after = b.block, *(self.function.append_basic_block() for _ in range(3))
-        b.branch(head)
-        b.position_at_end(head)
-        count = b.phi(I64)
-        count.add_incoming(begin.value, before)
-        carried = []
-        for item in carry:
-            phi = b.phi(item.value.type)
-            phi.add_incoming(item.value, before)
-            carried.append(phi)
-        wrapped = [type(item)(self, phi) for item, phi in zip(carry, carried, strict=True)]
-        b.cbranch(b.icmp_signed("<", count, end.value), inside, after)
-        b.position_at_end(inside)
-        i = Int(self, count)
-        results = body(end - 1 - (i - begin) if reverse else i, list(wrapped))
-        count.add_incoming((i + 1).value, b.block)
-        for phi, item in zip(carried, results, strict=True):
-            phi.add_incoming(item.value, b.block)
-        b.branch(head)
-        b.position_at_end(after)
-        return wrapped
+        begin, end = self.number(begin), self.number(end)
+
+        def next_round(carried: list) -> Carry:
+            i = carried[0]
+            return [i + 1, *body(end - 1 - (i - begin) if reverse else i, carried[1:])]
+
+        return self.repeat_while([begin, *carry], lambda carried: carried[0].compare("<", end), next_round)[1:]
 
     def repeat_while(self, carry: Carry, condition: Callable[[list], ir.Value], body: Callable[[list], Carry]) -> list:
         """`while condition(carry): carry = body(carry)`; returns the last carry."""
@@ -331,7 +320,7 @@ class Function:
         head, inside, after = (self.function.append_basic_block() for _ in range(3))
         b.branch(head)
         b.position_at_end(head)
-        task = Int(self, b.atomic_rmw("add", self._counter, ir.Constant(I64, 1), "monotonic"))
+        task = Int(self, b.atomic_rmw("add", self.counter, ir.Constant(I64, 1), "monotonic"))
         b.cbranch(task.compare("<", tasks), inside, after)
         b.position_at_end(inside)
         body(task)

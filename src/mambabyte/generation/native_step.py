@@ -1,0 +1,251 @@
+"""An engine for CPUs: one native call for each read, with weights in float32, bfloat16 or int8.
+
+Only matrices are narrowed. Norms, convolution, the scan's parameters, activations and every state stay float32.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mambabyte.generation.native_ir import Layout, Plan, Sizes, even, step
+from mambabyte.layers import State
+from mambabyte.layers.mamba import Mamba, MambaState
+from mambabyte.models import ByteLM, ByteLMState
+from mambabyte.models.byte_lm import BYTES
+from mambabyte.ops.native import Kernel
+from mambabyte.ops.panels import block, unblock
+from mambabyte.ops.target import host_target
+from mambabyte.ops.vector_ir import BFLOAT, FLOAT, INT8
+from mambabyte.ops.vector_math import LOG2E
+
+Weights = Literal["float32", "bfloat16", "int8"]
+ELEMENTS = {"float32": FLOAT, "bfloat16": BFLOAT, "int8": INT8}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
+# Columns of one call: bounds the work space of a long read.
+COLUMNS = 64
+
+
+def why_not(model: ByteLM) -> str | None:
+    """Why a model cannot be run by `NativeEngine`, or None."""
+    units = list(model.units())
+    if not units or not all(isinstance(unit.layer, Mamba) for unit in units):
+        return "it has layers other than mamba"
+    if len({(unit.layer.config, unit.layer.A_log.shape) for unit in units}) > 1:
+        return "its layers differ in size"
+    if model.embedding.weight.device.type != "cpu":
+        return f"it is on {model.embedding.weight.device.type}"
+    if torch.float64 in (model.compute_dtype, model.embedding.weight.dtype):
+        return "it computes in float64"
+    return None
+
+
+class NativeEngine:
+    """`mambabyte.generation.engine.Engine` for a model of Mamba layers of one size, on the CPU.
+
+    Weights are copied when the engine is made. `weights` "bfloat16" rounds matrices, "int8" rounds each row of a matrix
+    to 255 levels of its own scale. A read of several bytes gives the same bits as as many reads of one byte, so its
+    tolerance is 0, but fetches each weight once. `threads` above one pay only where nothing else runs.
+
+    Raises ValueError for a model that `why_not` refuses.
+    """
+
+    tolerance = 0.0
+
+    def __init__(self, model: ByteLM, *, weights: Weights = "float32", threads: int = 1) -> None:
+        reason = why_not(model)
+        if reason is not None:
+            raise ValueError(f"the native engine cannot run this model: {reason}")
+        if weights not in ELEMENTS:
+            raise ValueError(f"weights={weights!r} is not one of {', '.join(ELEMENTS)}")
+        self.model, self.threads = model, threads
+        self._kernel, self._plan, self._buffers = _pack(model, weights)
+        self._work = torch.zeros(COLUMNS, self._plan.work.size)
+        self._arrivals = torch.zeros(1, dtype=torch.int64)
+        self._lock = threading.Lock()
+        self._layers = len(model.layers)
+        self._slot_size = self._layers * self._plan.state.size
+        self._slots = torch.zeros(8, self._slot_size)
+        self._free = list(range(8))
+        self._current: dict[int, int] = {}
+        self._trail: dict[int, list[int]] = {}  # the states before and after each byte of a row's last long read
+        self._next_row = 0
+
+    def join(self, state: ByteLMState) -> int:
+        """See `Engine.join`."""
+        assert state.batch == 1, f"a row is one sequence, got a state of {state.batch}"
+        row, self._next_row = self._next_row, self._next_row + 1
+        slot = self._take_slot()
+        self._current[row], self._trail[row] = slot, []
+        self._slots[slot] = torch.cat([self._pack_layer(layer) for layer in state.layers])
+        return row
+
+    def read(self, rows: Sequence[int], data: Sequence[bytes]) -> list[np.ndarray]:
+        """See `Engine.read`."""
+        columns: list[tuple[int, int, int]] = []  # byte, slot before, slot after
+        for row, piece in zip(rows, data, strict=True):
+            self._forget_trail(row)
+            columns += self._columns(row, piece)
+        logits = [self._run(columns[i : i + COLUMNS]) for i in range(0, len(columns), COLUMNS)]
+        everything = np.concatenate(logits) if len(logits) > 1 else logits[0]
+        return np.split(everything, np.cumsum([len(piece) for piece in data])[:-1])
+
+    def _columns(self, row: int, data: bytes) -> list[tuple[int, int, int]]:
+        """One byte updates the state in place; of several, every state is kept until the next read."""
+        if len(data) == 1:
+            return [(data[0], self._current[row], self._current[row])]
+        trail = [self._current[row], *(self._take_slot() for _ in data)]
+        self._trail[row], self._current[row] = trail, trail[-1]
+        return list(zip(data, trail[:-1], trail[1:], strict=True))
+
+    def _run(self, columns: list[tuple[int, int, int]]) -> np.ndarray:
+        ids, before, after = torch.tensor(columns, dtype=torch.int64).t().contiguous()
+        before, after = before * self._slot_size, after * self._slot_size
+        plan, vocabulary = self._plan, self._plan.sizes.V
+        with self._lock:  # a team needs all of its threads at once, and the work space is one
+            self._arrivals.zero_()
+            self._kernel(
+                threads=self.threads, work=self._work, states=self._slots, ids=ids, before=before, after=after,
+                arrivals=self._arrivals, columns=len(columns), layers=self._layers, team=self.threads, **self._buffers,
+            )  # fmt: skip
+            start = plan.work["logits"]
+            return self._work[: len(columns), start : start + min(vocabulary, BYTES)].numpy().copy()
+
+    def rewind(self, row: int, count: int) -> None:
+        """See `Engine.rewind`."""
+        self._current[row] = self._trail[row][count]
+
+    def state(self, row: int) -> ByteLMState:
+        """See `Engine.state`."""
+        layers = self._slots[self._current[row]].view(self._layers, self._plan.state.size)
+        return ByteLMState(tuple(self._unpack_layer(layer) for layer in layers))
+
+    def leave(self, row: int) -> None:
+        """See `Engine.leave`."""
+        self._forget_trail(row)
+        self._free.append(self._current.pop(row))
+        del self._trail[row]
+
+    def _forget_trail(self, row: int) -> None:
+        self._free += [slot for slot in self._trail[row] if slot != self._current[row]]
+        self._trail[row] = []
+
+    def _take_slot(self) -> int:
+        if not self._free:
+            count = len(self._slots)
+            self._slots = torch.cat([self._slots, torch.zeros_like(self._slots)])
+            self._free = list(range(count, 2 * count))
+        return self._free.pop()
+
+    def _pack_layer(self, state: State) -> Tensor:
+        assert isinstance(state, MambaState)
+        ssm, conv = block(state.ssm), block(state.conv.transpose(1, 2))
+        return torch.cat([ssm.flatten(), conv.flatten()])
+
+    def _unpack_layer(self, packed: Tensor) -> MambaState:
+        s, lanes, blocks = self._plan.sizes, self._plan.lanes, self._plan.blocks["E"]
+        ssm, conv = torch.split(packed, list(self._plan.state.sizes.values()))
+        taps = unblock(conv.view(1, blocks, s.W - 1, lanes), s.E).transpose(1, 2)
+        dtype = self.model.compute_dtype or self.model.embedding.weight.dtype
+        return MambaState(taps.to(dtype).contiguous(), unblock(ssm.view(1, blocks, s.N, lanes), s.E))
+
+
+def _sizes(model: ByteLM, weights: Weights) -> Sizes:
+    layer, norm = next(iter(model.units())).layer, model.config.norm
+    E, N = layer.A_log.shape
+    return Sizes(
+        D=model.config.d_model,
+        E=E,
+        N=N,
+        R=layer.dt_proj.in_features,
+        W=layer.config.d_conv,
+        V=model.config.vocab_size,
+        layer_norm=norm.kind == "layer",
+        norm_bias=norm.bias,
+        eps=norm.eps,
+        element=ELEMENTS[weights],
+        scaled=weights == "int8",
+    )
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled(sizes: Sizes) -> Kernel:
+    return Kernel(step(host_target(), sizes))
+
+
+@torch.no_grad()
+def _pack(model: ByteLM, weights: Weights) -> tuple[Kernel, Plan, dict]:
+    """The kernel for a model, where its data lies, and that data."""
+    sizes = _sizes(model, weights)
+    plan = Plan(sizes, host_target().lanes)
+    matrices: list[Tensor] = []
+    parameters: list[Tensor] = []
+    for unit in model.units():
+        packed = {name: _matrix(matrix, plan.lanes, weights) for name, matrix in _matrices(unit.layer, sizes).items()}
+        matrices += [matrix.flatten() for matrix, _ in packed.values()]
+        values = _parameters(unit.layer) | {f"{name}_scale": scale for name, (_, scale) in packed.items()}
+        parameters.append(_fill(plan.parameters, values | {"norm": unit.norm.weight, "norm_bias": unit.norm.bias}))
+    head, scale = _matrix(model.head.weight, plan.lanes, weights)
+    matrices.append(head.flatten())
+    parameters.append(_fill(plan.final, {"norm": model.norm.weight, "norm_bias": model.norm.bias, "head_scale": scale}))
+    width = plan.blocks["D"] * plan.lanes
+    embedding = torch.zeros(sizes.V, width)
+    embedding[:, : sizes.D] = model.embedding.weight
+    valid = (torch.arange(width) < sizes.D).float()
+    buffers = {
+        "matrices": torch.cat(matrices),
+        "parameters": torch.cat(parameters),
+        "embedding": embedding,
+        "valid": valid,
+    }
+    return _compiled(sizes), plan, buffers
+
+
+def _matrices(layer: Mamba, sizes: Sizes) -> dict[str, Tensor]:
+    """In the plan's order."""
+    in_x, in_z = torch.split(layer.in_proj.weight, sizes.E)
+    return {
+        "in_x": in_x,
+        "in_z": in_z,
+        "select": layer.x_proj.weight,
+        "dt": layer.dt_proj.weight,
+        "out": layer.out_proj.weight,
+    }
+
+
+def _parameters(layer: Mamba) -> dict[str, Tensor]:
+    return {
+        "conv": block(layer.conv_weight[None]),
+        "conv_bias": layer.conv_bias,
+        "dt_bias": layer.dt_bias,
+        "A": block(-layer.A_log.float().exp()[None] * LOG2E),
+        "skip": layer.D,
+    }
+
+
+def _matrix(matrix: Tensor, lanes: int, weights: Weights) -> tuple[Tensor, Tensor]:
+    """(outputs, inputs) -> (blocks, even inputs, lanes) in the weights' type, and the scale of each output row."""
+    outputs, inputs = matrix.shape
+    blocks = -(-outputs // lanes)
+    padded = torch.zeros(blocks * lanes, even(inputs))
+    padded[:outputs, :inputs] = matrix
+    scale = torch.ones(blocks * lanes)
+    if weights == "int8":
+        scale = padded.abs().amax(1).clamp(min=1e-30) / 127
+        padded = (padded / scale[:, None]).round()
+    return padded.view(blocks, lanes, -1).transpose(1, 2).contiguous().to(DTYPES[weights]), scale
+
+
+def _fill(layout: Layout, values: dict[str, Tensor | None]) -> Tensor:
+    """The values in their regions, zero where a region is longer or its value is None."""
+    filled = torch.zeros(layout.size)
+    for name, value in values.items():
+        if value is not None:
+            filled[layout[name] : layout[name] + value.numel()] = value.flatten().float()
+    return filled
