@@ -1,0 +1,186 @@
+"""The selective scan on a CPU, ours beside Hugging Face's, mambapy's and a plain torch loop: same inputs, one run.
+
+    python benchmarks/scan_cpu.py [--threads 2] [--rounds 3] [--only ours,mambapy] [--json]
+
+Every contestant runs in a process of its own, so that its peak memory is its own; contestants take turns so that a busy
+machine disturbs all of them, and the fastest of all calls counts. float32; dt is given after softplus, without D and
+gate, which is the scan that all of them have. Before anything is timed, y and all gradients are compared with a float64
+loop, and a contestant that is wrong stops the run.
+
+Hugging Face's loop keeps a (batch, channels, length, states) tensor and its backward fills one with zeros for every
+position, time quadratic in length: forward+backward is measured at length 256 and given per element, which flatters it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+SHAPES = ((1, 4096, 512, 16), (8, 1024, 768, 16))
+CONTESTANTS = ("ours", "mambapy", "huggingface", "torch loop")
+QUADRATIC_LENGTH = 256
+TOLERANCE = 1e-4
+SECONDS = 1.0  # what one contestant may spend on one measurement in one round, after the first call
+
+
+def inputs(shape: tuple[int, ...]) -> dict[str, Any]:
+    """x, dt, A, B, C as at initialisation of a trained-like layer: dt from 0.01 to 0.1, A about -1..-N."""
+    import torch
+
+    batch, length, channels, states = shape
+    g = torch.Generator().manual_seed(0)
+
+    def normal(*size: int) -> torch.Tensor:
+        return torch.randn(*size, generator=g)
+
+    return {
+        "x": normal(batch, length, channels),
+        "dt": torch.nn.functional.softplus(normal(batch, length, channels) * 0.5 - 3.5),
+        "A": -torch.arange(1, states + 1).float() * (0.8 + 0.4 * torch.rand(channels, states, generator=g)),
+        "B": normal(batch, length, states),
+        "C": normal(batch, length, states),
+    }
+
+
+def scan(contestant: str) -> Callable:
+    """The contestant as a function of x, dt, A, B, C in our layout, (batch, length, channels)."""
+    import torch
+
+    if contestant == "ours":
+        from mambabyte.ops import selective_scan
+
+        return lambda x, dt, A, B, C: selective_scan(x, dt, A, B, C, dt_softplus=False, backend="cpu")[0]
+    if contestant == "mambapy":
+        from mambapy.pscan import pscan
+
+        def mambapy(x, dt, A, B, C):  # type: ignore[no-untyped-def]
+            states = pscan(torch.exp(dt[..., None] * A), dt[..., None] * B[:, :, None] * x[..., None])
+            return (states @ C[..., None])[..., 0]
+
+        return mambapy
+    if contestant == "huggingface":
+        from transformers.models.mamba.modeling_mamba import mamba_selective_scan
+
+        def huggingface(x, dt, A, B, C):  # type: ignore[no-untyped-def]
+            rows = (t.transpose(1, 2) for t in (x, dt))
+            return mamba_selective_scan(*rows, A, B.transpose(1, 2), C.transpose(1, 2)).transpose(1, 2)
+
+        return huggingface
+    from mambabyte.ops import selective_scan
+
+    return lambda x, dt, A, B, C: selective_scan(x, dt, A, B, C, dt_softplus=False, backend="reference")[0]
+
+
+def wrong(contestant: str) -> str | None:
+    """What deviates from a float64 loop on a smaller shape, or None."""
+    import torch
+
+    case = inputs((2, 200, 48, 16))
+    results = []
+    for name, dtype in ((contestant, torch.float32), ("torch loop", torch.float64)):
+        leaves = {k: v.to(dtype).requires_grad_() for k, v in case.items()}
+        y = scan(name)(**leaves)
+        results.append({"y": y} | dict(zip(leaves, torch.autograd.grad(y.sin().sum(), leaves.values()), strict=True)))
+    for name, truth in results[1].items():
+        error = float((results[0][name] - truth).abs().max() / truth.abs().max())
+        if not error < TOLERANCE:
+            return f"{name} of {contestant} deviates by {error:.1e}"
+    return None
+
+
+def fastest(call: Callable[[], object]) -> float:
+    """Least seconds of a call, after one that is not counted."""
+    call()
+    end, best = time.perf_counter() + SECONDS, float("inf")
+    while best == float("inf") or time.perf_counter() < end:
+        begin = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - begin)
+    return best
+
+
+def measure(contestant: str, shape: tuple[int, ...], direction: str, threads: int) -> dict[str, float]:
+    """Seconds of the fastest call and peak resident bytes, in this process."""
+    import torch
+
+    torch.set_num_threads(threads)
+    run, case = scan(contestant), inputs(shape)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if direction == "forward":
+        with torch.no_grad():
+            seconds = fastest(lambda: run(**case))
+    else:
+        leaves = {k: v.requires_grad_() for k, v in case.items()}
+        dy = torch.randn(shape[:3])
+        seconds = fastest(lambda: torch.autograd.grad(run(**leaves), leaves.values(), dy))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"seconds": seconds, "extra_bytes": max(0, peak - before) * 1024}
+
+
+def compete(contestants: list[str], threads: int, rounds: int) -> list[dict[str, Any]]:
+    """One result for each shape, direction and contestant: the best of all rounds."""
+    results = []
+    for shape in SHAPES:
+        for direction in ("forward", "forward+backward"):
+            best: dict[str, dict[str, Any]] = {}
+            for _ in range(rounds):
+                for name in contestants:
+                    size = shape
+                    if name == "huggingface" and direction != "forward":
+                        size = (shape[0], QUADRATIC_LENGTH, *shape[2:])
+                    arguments = json.dumps([name, size, direction, threads])
+                    child = [sys.executable, __file__, "--child", arguments]
+                    found = json.loads(subprocess.run(child, check=True, capture_output=True, text=True).stdout)
+                    found |= {"contestant": name, "shape": size, "direction": direction, "threads": threads}
+                    best[name] = min(best.get(name, found), found, key=lambda r: r["seconds"])
+            for result in best.values():
+                batch, length, channels, states = result["shape"]
+                result["ns_per_element"] = result["seconds"] * 1e9 / (batch * length * channels * states)
+                result["times_ours"] = result["ns_per_element"] / best["ours"]["ns_per_element"]
+                results.append(result)
+    return results
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """The results as a Markdown table."""
+    lines = ["| shape (B, L, E, N) | direction | contestant | ms | ns per (t, d, n) | times ours | extra memory, MB |"]
+    lines.append("|---|---|---|---:|---:|---:|---:|")
+    for r in results:
+        shape = ", ".join(map(str, r["shape"]))
+        numbers = f"{r['seconds'] * 1e3:.2f} | {r['ns_per_element']:.3f} | {r['times_ours']:.1f}"
+        lines.append(f"| {shape} | {r['direction']} | {r['contestant']} | {numbers} | {r['extra_bytes'] / 1e6:.0f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Read the command line, compete, print a table or JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", default=",".join(CONTESTANTS), help="contestants, with commas; ours is always in")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child is not None:
+        name, shape, direction, threads = json.loads(arguments.child)
+        with contextlib.redirect_stdout(sys.stderr):  # libraries print when they are imported
+            found = measure(name, tuple(shape), direction, threads)
+        print(json.dumps(found))
+        return
+    names = ["ours", *(name for name in arguments.only.split(",") if name != "ours")]
+    problems = [problem for problem in map(wrong, names) if problem is not None]
+    if problems:
+        sys.exit("no numbers: " + "; ".join(problems))
+    results = compete(names, arguments.threads, arguments.rounds)
+    print(json.dumps({"results": results}) if arguments.json else table(results))
+
+
+if __name__ == "__main__":
+    main()
