@@ -2,6 +2,7 @@ import json
 import math
 import os
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,10 @@ def test_learns_and_leaves_a_model_behind(tmp_path: Path) -> None:
     assert json.loads(json.dumps(result.to_dict()))["steps"] == 60
 
 
-@pytest.mark.parametrize("changes", [{}, {"carry_state": True, "micro_batch": 3}, {"checkpoint_activations": True}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"carry_state": True, "micro_batch": 3}, {"checkpoint_activations": True}, {"precision": "bfloat16"}],
+)
 def test_stop_and_resume_leaves_no_trace(tmp_path: Path, changes: dict) -> None:
     def runs(out: str, listener: At | None = None) -> tuple[TrainConfig, bool]:
         asked = config(tmp_path, out, steps=20, evaluate_every=6, **changes)
@@ -118,6 +122,17 @@ def test_evaluates_ten_times_over_a_run_unless_told(tmp_path: Path) -> None:
     assert set(result.figures) == {"held_out", "one"}
 
 
+def test_costly_evaluations_do_not_eat_a_run_that_is_limited_by_time(tmp_path: Path) -> None:
+    def slow(_: ByteLM) -> dict[str, float]:
+        time.sleep(0.5)
+        return {"one": 1.0}
+
+    result = train(config(tmp_path, steps=None, minutes=1.5 / 60), evaluators=[slow])
+    records = [record for record in read_records(result.out) if record["event"] == "evaluation"]
+    assert len(records) == 2, "the first and the last"
+    assert records[-1]["step"] == result.steps
+
+
 def test_byte_budget_ends_the_run(tmp_path: Path) -> None:
     result = train(config(tmp_path, steps=None, bytes=1000))
     assert result.finished
@@ -186,6 +201,31 @@ def test_never_resuming_keeps_the_earlier_run(tmp_path: Path) -> None:
     assert mb.load(first.out / "before-1").config == mb.load(first.out).config
     train(config(tmp_path, steps=2, log_every=1), resume="never")
     assert (first.out / "before-2" / "step-2").is_dir()
+
+
+def test_damaged_checkpoint_costs_the_steps_since_the_one_before(tmp_path: Path) -> None:
+    whole, parts = (config(tmp_path, out, save_every=4) for out in ("whole", "parts"))
+    train(whole)
+    run = train(parts).out
+    with (run / "step-12" / "training.safetensors").open("r+b") as file:
+        file.seek(-20, os.SEEK_END)
+        file.write(b"?")
+    assert train(parts).steps == 12
+    assert weights(run) == weights(whole.out)
+    assert curve(run) == curve(whole.out)
+    assert (run / "damaged-step-12").is_dir()
+    for folder in run.glob("step-*"):
+        (folder / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"no checkpoint is whole: .*--resume never"):
+        train(parts)
+
+
+def test_masters_stay_float32_and_compute_in_bfloat16(tmp_path: Path) -> None:
+    result = train(config(tmp_path, precision="bfloat16", steps=30, learning_rate=2e-2, clip=1.0))
+    assert result.model.compute_dtype == torch.bfloat16
+    assert {p.dtype for p in result.model.parameters()} == {torch.float32}
+    assert {p.dtype for p in mb.load(result.out).parameters()} == {torch.float32}
+    assert curve(result.out)[-1]["bits_per_byte"] < curve(result.out)[0]["bits_per_byte"] - 0.5
 
 
 def test_divergence_is_a_sentence_and_no_checkpoint(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mambabyte.models import ByteLM
     from mambabyte.training import Evaluator, Sampler, TrainConfig
 
-Many = Parameter(consume_multiple=True)
+Many = Parameter(consume_multiple=True, negative=())
 Flag = Parameter(negative=())
 SAMPLE_BYTES = 160
 NO_KEYS = ("config", "resume", "held_out", "sample", "json")  # every other option is a key of TrainConfig

@@ -147,7 +147,10 @@ def _claim(plan: _Plan, resume: str, listener: Listener, stack: contextlib.ExitS
         aside = runs.set_aside(plan.run, (METRICS, CONFIG, "tensorboard"))
         if aside is not None:
             listener.message(f"the earlier run in {plan.run} is now in {aside}")
-    earlier = runs.newest(plan.run) if runs.is_run(plan.run) else None
+    try:
+        earlier = runs.newest(plan.run) if runs.is_run(plan.run) else None
+    except ValueError as error:
+        raise ValueError(f"{error}; --resume never begins again and keeps the damaged ones") from error
     if earlier is not None:
         _check_same(plan, snapshots.read(earlier))
     runs.tidy(plan.run, earlier)

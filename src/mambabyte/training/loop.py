@@ -25,6 +25,7 @@ Evaluator = Callable[[ByteLM], Mapping[str, float]]  # figures by name
 Sampler = Callable[[ByteLM], str]  # text that is safe to print
 
 EVALUATIONS = 10  # over a run, unless evaluate_every says otherwise
+EVALUATION_SHARE = 0.1  # of the time of a run that is limited by time; the first and the last are always made
 GLANCE_SECONDS = 0.25  # between two looks at the meter, each of which waits for the device
 
 
@@ -124,11 +125,16 @@ class Loop:
         due = self._evaluations_due()
         if due <= self.position.evaluations or not (self.evaluators or self.sampler):
             return
+        if self._evaluations_cost_too_much():
+            self.position.evaluations = due
+            return
+        began = time.monotonic()
         made = self.stop.attempt(self._evaluate)
         if made is None:
             return
         figures, text = made
         self._tick()
+        self.position.evaluation_seconds += time.monotonic() - began
         at = {"step": self.position.step, "bytes": self.position.bytes, "seconds": round(self.position.seconds, 3)}
         self.position.evaluations, self.position.figures = due, figures
         if figures:
@@ -167,6 +173,10 @@ class Loop:
         if every is None:
             return int(progress * EVALUATIONS)
         return step // every if progress < 1 else -(-step // every)
+
+    def _evaluations_cost_too_much(self) -> bool:
+        allowed = EVALUATION_SHARE * self.position.seconds
+        return self.budget.minutes is not None and self.progress() < 1 and self.position.evaluation_seconds > allowed
 
     def _evaluate(self) -> tuple[dict[str, float], str | None]:
         with _reading(self.learner.model, self.learner.device) as model:

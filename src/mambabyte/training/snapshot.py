@@ -35,6 +35,7 @@ class Position:
     bytes: int = 0
     seconds: float = 0.0
     evaluations: int = 0
+    evaluation_seconds: float = 0.0
     bits_per_byte: float | None = None
     figures: dict[str, float] = dataclasses.field(default_factory=dict)
 
