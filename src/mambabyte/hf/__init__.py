@@ -6,6 +6,7 @@ Mamba models run on our kernels.
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
+from mambabyte.hf.kernels import patch as patch
 from mambabyte.hf.modeling import MambaByteConfig as MambaByteConfig
 from mambabyte.hf.modeling import MambaByteForCausalLM as MambaByteForCausalLM
 from mambabyte.hf.modeling import MambaByteModel as MambaByteModel
