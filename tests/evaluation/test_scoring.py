@@ -1,4 +1,6 @@
+import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,7 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mambabyte.data import Corpus
 from mambabyte.evaluation.plan import Plan
+from mambabyte.evaluation.scoring import score
 from mambabyte.models import ByteLM
 from tests.evaluation.examples import bits_of, small_model
 
@@ -131,3 +135,12 @@ def test_a_model_in_training_is_left_in_training() -> None:
     bits_of(model, [b"abc"], Plan())
     assert model.training
     assert all(not parameter.grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("plan", [Plan(), Plan(mode="window"), Plan(mode="sliding")])
+def test_a_file_of_any_size_is_read_piece_by_piece(tmp_path: Path, plan: Plan) -> None:
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(10 << 30)
+    pieces = score(MODEL, Corpus.open([tmp_path]), plan, batch=1, chunk=8)
+    assert [(piece.start, len(piece.bits)) for piece in itertools.islice(pieces, 2)] == [(0, 8), (8, 8)]
+    pieces.close()
