@@ -55,7 +55,7 @@ def test_standard_input_is_read_through(data: Path) -> None:
     [
         (["prepare", "--out", "OUT"], 2, "name at least one source"),
         (["prepare", "DATA/packed.gz"], 2, "out"),
-        (["prepare", "--stric", "--out", "OUT"], 2, "--stric is no option"),
+        (["prepare", "--stric", "--out", "OUT"], 2, "--stric"),
         (["prepare", "DATA/nothing", "--out", "OUT"], 1, "nothing: there is no such file"),
         (["prepare", "DATA/rows.jsonl#text", "--out", "OUT", "--strict"], 1, "rows.jsonl, line 2: has no text under"),
         (["prepare", "DATA/packed.gz", "--raw", "--column", "text", "--out", "OUT"], 1, "leave out one of the two"),

@@ -21,6 +21,7 @@ VERBS = {
     "convert": "The same weights in another layout, or on the Hub.",
     "info": "Size, cost and pattern of a model or preset.",
 }
+_READ_DATA = {"prepare", "train", "evaluate", "surprisal"}
 
 
 def build_app() -> App:
@@ -47,6 +48,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code instead of exiting."""
     app = build_app()
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv and argv[0] in _READ_DATA:
+        # A lone hyphen names standard input, but to cyclopts it is an option that it does not know.
+        argv = ["/dev/stdin" if argument == "-" else argument for argument in argv]
     try:
         app(argv, exit_on_error=False, print_error=False)
     except CycloptsError as error:

@@ -11,7 +11,7 @@ from mambabyte.cli.console import UsageError, print_json, print_table, printable
 
 
 def prepare(
-    *source: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    *source: str,
     out: Path,
     column: str | None = None,
     split: str = "train",
@@ -53,10 +53,6 @@ def prepare(
 
     if not source:
         raise UsageError("name at least one source: a file, a folder, a glob, - or hf://NAME")
-    for name in source:
-        # Sources may begin with a hyphen because - is one, so a mistyped option arrives here.
-        if name.startswith("--") and not Path(name).exists():
-            raise UsageError(f"{name} is no option of prepare, nor is there a file of that name")
     with _progress() as report:
         write(
             source,

@@ -19,7 +19,7 @@ from mambabyte.data.compression import chunks_of, damage_named, decompressor, is
 from mambabyte.data.discovery import find_files
 from mambabyte.data.records import Tally, dataset_rows, json_lines, parquet_rows
 
-STDIN = "-"
+STDIN = ("-", "/dev/stdin")
 DATASET = "hf://"
 _JSON_LINES = (".jsonl", ".ndjson", ".json")
 _PARQUET = (".parquet", ".pq")
@@ -83,7 +83,7 @@ def find_inputs(source: Source) -> list[Input]:
         if source.column is None:
             raise ValueError(f"{source.path}: name the column that holds the text: {source.path}#text")
         return [_dataset(source.path.removeprefix(DATASET), source.column)]
-    if source.path == STDIN or _is_pipe(source.path):
+    if source.path in STDIN or _is_pipe(source.path):
         return [Input("stream", source.path, source.column, 0, 0)]
     files = find_files(source.path)
     return [Input("file", file.path, source.column, file.size, file.modified) for file in files]
@@ -113,7 +113,7 @@ def documents(item: Input, reading: Reading) -> Iterator[Document]:
 
 
 def _stream_documents(item: Input, reading: Reading) -> Iterator[Document]:
-    if item.name == STDIN:
+    if item.name in STDIN:
         yield from _decode("stdin", None, sys.stdin.buffer, item.column, reading)
         return
     with Path(item.name).open("rb") as stream:
