@@ -12,6 +12,7 @@ import pytest
 from mambabyte.checkpoints import save_model
 from mambabyte.cli.app import run
 from mambabyte.generation import generate
+from mambabyte.generation.subwords import Subwords
 from tests.generation.conftest import tiny_model
 
 PROMPT = "naïve "
@@ -161,7 +162,10 @@ def test_a_drafter_changes_the_time_and_not_the_bytes(folder, capfdbinary, tmp_p
     save_model(tiny_model(seed=3), tmp_path / "small")
     options = (folder, "--prompt", "abababab", "--max-bytes", "40", "--seed", "5")
     plain = printed(capfdbinary, *options, "--raw")
-    for drafter in ("lookup", str(tmp_path / "small")):
+    subwords = Subwords.learn([b"abab abc"], 270)
+    save_model(tiny_model(seed=4, vocab_size=len(subwords)), tmp_path / "subwords")
+    subwords.save(tmp_path / "subwords")
+    for drafter in ("lookup", str(tmp_path / "small"), str(tmp_path / "subwords")):
         result = json.loads(printed(capfdbinary, *options, "--drafter", drafter, "--json").splitlines()[-1])
         assert base64.b64decode(result["bytes"]) == plain
         assert result["decoding"]["bytes"] == 40

@@ -8,7 +8,7 @@ from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
@@ -17,7 +17,7 @@ from mambabyte.cli.console import UsageError, print_json
 from mambabyte.cli.device import open_model
 
 if TYPE_CHECKING:
-    from mambabyte.generation import SamplingOptions, Stream
+    from mambabyte.generation import Drafter, SamplingOptions, Stream
     from mambabyte.generation.cursor import Rule
     from mambabyte.models import ByteLM
 
@@ -49,6 +49,7 @@ def generate(
     json_schema: str | None = None,
     load_state: Path | None = None,
     save_state: Path | None = None,
+    weights: Literal["float32", "bfloat16", "int8"] | None = None,
     device: str = "auto",
     raw: Flag = False,
     json: Flag = False,
@@ -84,7 +85,8 @@ def generate(
     seed
         The same seed gives the same bytes.
     drafter
-        What guesses ahead, for the same bytes in less time: a smaller model, or "lookup" in the text so far.
+        What guesses ahead, for the same bytes in less time: a smaller model of bytes or of subwords, or "lookup" in
+        the text so far.
     top_beta
         Accept guesses among the BETA most likely bytes: faster, no longer the model's distribution.
     utf8
@@ -97,6 +99,8 @@ def generate(
         Go on from a state that --save-state wrote; without a prompt, as if there had been no break.
     save_state
         Write what the model has read, prompt and continuation, to a file.
+    weights
+        On a CPU, round the matrices: bfloat16 and int8 are faster and slightly different.
     device
         cpu, cuda, cuda:1 ...; auto takes a GPU where there is one.
     raw
@@ -107,7 +111,7 @@ def generate(
     """
     from mambabyte.checkpoints import load_state as read_state
     from mambabyte.checkpoints import save_state as write_state
-    from mambabyte.generation import SamplingOptions, stream
+    from mambabyte.generation import SamplingOptions, open_engine, stream
 
     options = SamplingOptions(
         temperature=temperature,
@@ -133,6 +137,7 @@ def generate(
         constraint=rule,
         drafter=_drafter(drafter, top_beta, device),
         top_beta=top_beta,
+        engine=open_engine(opened, weights=weights),
         **options,
     )
     prompt_seconds = time.perf_counter() - start
@@ -206,10 +211,21 @@ def _text_or_file(given: str) -> str:
     return given if given.lstrip().startswith(("{", "true")) else Path(given).read_text(encoding="utf-8")
 
 
-def _drafter(name: str | None, top_beta: int | None, device: str) -> "ByteLM | str | None":
+def _drafter(name: str | None, top_beta: int | None, device: str) -> "Drafter | ByteLM | str | None":
+    """A byte model, or a subword model if its folder has a subword vocabulary."""
     if top_beta is not None and (name is None or top_beta < 1):
         raise UsageError("--top-beta is at least 1 and judges the guesses of a --drafter: give both")
-    return name if name is None or name == "lookup" else open_model(name, device)
+    if name is None or name == "lookup":
+        return name
+    from mambabyte.checkpoints.model_folder import find
+    from mambabyte.generation import subwords
+    from mambabyte.generation.subword_drafter import SubwordDrafter
+
+    model = open_model(name, device)
+    folder = find(Path(name))
+    if not (folder / subwords.FILE).exists():
+        return model
+    return SubwordDrafter(model, subwords.Subwords.load(folder))
 
 
 def _prompt(prompt: str | None, file: Path | None, *, continues: bool) -> bytes:

@@ -12,7 +12,7 @@ from mambabyte.generation.engine import Logits
 from mambabyte.generation.sampling import Scores
 
 LONGEST = 32  # bytes guessed at once
-VERIFYING = 0.05  # time of verifying one more byte, as a fraction of a pass: a pass is bound by reading the weights
+VERIFYING = 0.1  # time of verifying one more byte, as a fraction of a pass, which is bound by reading the weights
 MEMORY = 0.1  # weight of the latest verdict in the running acceptance
 
 

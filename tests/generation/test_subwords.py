@@ -1,0 +1,130 @@
+"""Subword vocabularies hold any bytes; a subword drafter changes the time and not the bytes."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mambabyte.generation import generate, stream
+from mambabyte.generation.constraints import utf8
+from mambabyte.generation.subword_drafter import SubwordDrafter
+from mambabyte.generation.subwords import Subwords
+from tests.generation.conftest import tiny_model
+
+TEXT = b"the cat sat on the mat; the dog sat on the log. caf\xc3\xa9 \xff\n" * 20
+SUBWORDS = Subwords.learn([TEXT], 320)
+
+
+@given(
+    st.one_of(st.binary(max_size=60), st.text(max_size=20).map(str.encode), st.sampled_from([TEXT, b"", b"  \n the"]))
+)
+def test_any_bytes_come_back(data):
+    assert b"".join(SUBWORDS.pieces[i] for i in SUBWORDS.encode(data)) == data
+
+
+def test_a_vocabulary_shortens_its_own_text_and_has_every_byte():
+    assert len(SUBWORDS.encode(TEXT)) < len(TEXT) / 3
+    assert {bytes([b]) for b in range(256)} <= set(SUBWORDS.pieces)
+    assert len(SUBWORDS) <= 320
+
+
+def test_a_vocabulary_comes_back_from_its_file(tmp_path):
+    SUBWORDS.save(tmp_path)
+    assert Subwords.load(tmp_path).pieces == SUBWORDS.pieces
+    (tmp_path / "subwords.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"subwords\.json"):
+        Subwords.load(tmp_path)
+    with pytest.raises(OSError, match="absent"):
+        Subwords.load(tmp_path / "absent")
+
+
+def test_a_vocabulary_has_room_for_the_bytes():
+    with pytest.raises(ValueError, match="at least 256"):
+        Subwords.learn([TEXT], 200)
+
+
+@given(st.binary(max_size=4), st.sampled_from(SUBWORDS.pieces))
+def test_pieces_with_a_beginning_are_found_and_summed(data, piece):
+    pieces = SUBWORDS.sorted
+    for beginning in (data, piece, piece[:1], piece + data):
+        expected = [p for p in SUBWORDS.pieces if p.startswith(beginning)]
+        where = pieces.beginning_with(beginning)
+        assert pieces.pieces[where] == sorted(expected)
+        if not expected:
+            continue
+        weights = np.arange(1.0, len(SUBWORDS) + 1)
+        found = pieces.next_bytes(where, len(beginning), weights)
+        by_byte = np.zeros(257)
+        for p, weight in zip(pieces.pieces[where], weights[where], strict=True):
+            by_byte[256 if p == beginning else p[len(beginning)]] += weight
+        np.testing.assert_allclose(found, by_byte)
+
+
+@pytest.fixture(scope="module")
+def drafter():
+    return SubwordDrafter(tiny_model(seed=6, vocab_size=len(SUBWORDS)), SUBWORDS)
+
+
+@pytest.mark.parametrize("sampling", [{"temperature": 0.0}, {}, {"top_k": 9, "constraint": utf8()}], ids=str)
+def test_the_bytes_are_those_of_plain_decoding(model, drafter, sampling):
+    options = {"max_bytes": 40, "seed": 3, **sampling}
+    prompts = [b"", b"the cat s", TEXT, b"\xff\x00"]
+    assert generate(model, prompts, drafter=drafter, **options) == generate(model, prompts, **options)
+
+
+def test_an_untrained_drafter_still_reports_its_share(model, drafter):
+    pieces = stream(model, b"the cat", max_bytes=30, drafter=drafter, seed=1)
+    assert len(b"".join(pieces)) == 30
+    report = pieces.statistics.to_dict()
+    assert report["drafted"] > 0
+    assert 0 < report["drafter_share"] < 1
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 12), st.integers(0, 12), st.binary(min_size=1, max_size=2)), max_size=6))
+def test_the_state_follows_what_was_decided(drafter, rounds):
+    """After any guesses, right up to any place, the guesser's boundary and rest spell the text, and its state has read
+    exactly the subwords before the rest."""
+    from mambabyte.generation.cursor import Cursor
+    from mambabyte.generation.sampling import Sampler, Sampling
+
+    guesser, text = drafter.begin(b"the cat sat"), b"the cat sat"
+    for count, right, wrong in rounds:
+        guess = guesser.guess(count, Cursor(Sampler(Sampling(), 0), left=99))
+        assert len(guess) <= count
+        decided = guess[:right] + wrong
+        guesser.read(decided)
+        text += decided
+    assert text.endswith(guesser._rest)
+    boundary = guesser._trail[-1]
+    assert boundary.length == 0
+    assert boundary.weights.sum() == pytest.approx(1)
+
+
+def test_a_trained_drafter_is_right_often():
+    """A byte model and a subword model that overfit two sentences: most of what is guessed is accepted."""
+    sentence = b"the cat sat on the mat; the dog sat on the log. " * 8
+    byte_model, subword_model = tiny_model(gain=1.0), tiny_model(seed=1, vocab_size=len(SUBWORDS), gain=1.0)
+    fit(byte_model, list(sentence))
+    fit(subword_model, SUBWORDS.encode(sentence))
+    for options in ({"temperature": 0.0}, {"seed": 0}):
+        plain = generate(byte_model, b"the cat sat on the ", max_bytes=60, **options)
+        pieces = stream(
+            byte_model, b"the cat sat on the ", max_bytes=60, drafter=SubwordDrafter(subword_model, SUBWORDS), **options
+        )
+        assert b"".join(pieces) == plain
+        report = pieces.statistics.to_dict()
+        assert report["acceptance"] > 0.6
+        assert report["bytes_per_pass"] > 2
+
+
+def fit(model, ids):
+    ids = torch.tensor([ids])
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(120):
+        logits, _ = model(ids[:, :-1])
+        loss = torch.nn.functional.cross_entropy(logits[0], ids[0, 1:])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
