@@ -26,7 +26,9 @@ Sampler = Callable[[ByteLM], str]  # text that is safe to print
 
 EVALUATIONS = 10  # over a run, unless evaluate_every says otherwise
 EVALUATION_SHARE = 0.1  # of the time of a run that is limited by time; the first and the last are always made
-GLANCE_SECONDS = 0.25  # between two looks at the meter, each of which waits for the device
+# Between two looks at the meter. A GPU has nothing to do while the next step is launched after one: four looks a second
+# cost 6 % of the steps of a 110M model on an H200.
+GLANCE_SECONDS = {"cpu": 0.25, "cuda": 2.0}
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -201,7 +203,8 @@ class Loop:
 
     def _glance(self) -> None:
         now = time.monotonic()
-        if now - self._glanced < GLANCE_SECONDS:
+        unheard = type(self.listener).step is Listener.step
+        if unheard or now - self._glanced < GLANCE_SECONDS[self.learner.device.type]:
             return
         self._glanced = now
         fresh, last = self.meter.bits_per_byte(), self.position.bits_per_byte

@@ -3,9 +3,9 @@
 import math
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from mambabyte.data import IGNORE
+from mambabyte.ops.cross_entropy import cross_entropy
 
 BITS_PER_NAT = 1 / math.log(2)
 
@@ -15,7 +15,8 @@ def summed_nats(logits: Tensor, targets: Tensor) -> Tensor:
 
     logits (B, L, V); targets (B, L) int64, `IGNORE` where nothing is scored.
     """
-    return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")
+    nats, _ = cross_entropy(logits, targets, ignore_index=IGNORE)
+    return nats
 
 
 def scored_bytes(targets: Tensor) -> int:

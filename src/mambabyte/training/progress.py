@@ -30,7 +30,7 @@ class Listener:
         """A sentence for people."""
 
     def step(self, now: Now) -> None:
-        """Steps have been made; called at most four times a second."""
+        """Steps have been made; called a few times a second, on a GPU once in two."""
 
     def record(self, record: Record) -> None:
         """A line of metrics.jsonl has been written."""
