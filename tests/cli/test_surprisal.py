@@ -77,7 +77,9 @@ def test_errors_are_sentences(
 
 def test_a_folder_and_an_empty_file_are_sentences(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert surprisal(folder, file="model") == 1
-    assert "one file at a time" in capsys.readouterr().err
+    assert "model: Is a directory" in capsys.readouterr().err
+    assert surprisal(folder, file="absent") == 1
+    assert "absent: No such file" in capsys.readouterr().err
     (folder / "empty").touch()
     assert surprisal(folder, file="empty") == 1
     assert "empty" in capsys.readouterr().err

@@ -1,4 +1,5 @@
 import base64
+import gzip
 import hashlib
 import json
 import math
@@ -83,11 +84,18 @@ def test_its_sum_is_what_evaluate_reports(tmp_path: Path, options: dict) -> None
     assert (found.mode, found.context, found.stride) == (report.mode, report.context, report.stride)
 
 
-def test_one_file_at_a_time(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"one file at a time; .* holds 2"):
-        surprisal(MODEL, tmp_path)
+def test_a_file_is_taken_as_it_lies(tmp_path: Path) -> None:
+    packed = gzip.compress(b"packed " * 9)
+    (tmp_path / "file.gz:3").write_bytes(packed)
+    found = surprisal(MODEL, tmp_path / "file.gz:3", chunk=5)
+    assert found.data.tobytes() == packed
+    np.testing.assert_allclose(found.bits, surprisal(MODEL, packed).bits, rtol=1e-9)
+
+
+def test_an_empty_file_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "nothing").touch()
+    with pytest.raises(ValueError, match="nothing: empty"):
+        surprisal(MODEL, tmp_path / "nothing")
 
 
 @given(st.binary(max_size=60) | st.text(max_size=30).map(lambda text: text.encode("utf-8", "surrogatepass")))

@@ -42,7 +42,7 @@ def surprisal(
     model
         A model folder or the folder of a training run.
     file
-        Any file. Its first byte is scored from what the model expects after one newline.
+        Any file, taken as it lies. Its first byte is scored from what the model expects after one newline.
     mode
         As in evaluate: stream, window or sliding.
     context
@@ -60,7 +60,6 @@ def surprisal(
     json
         Print one JSON object, with the bits of every byte, last.
     """
-    from mambabyte.data import Corpus
     from mambabyte.evaluation import surprisal as bits_of_bytes
     from mambabyte.evaluation.plan import Plan
 
@@ -68,10 +67,10 @@ def surprisal(
         Plan(mode=mode, context=context, stride=stride)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    corpus = Corpus.open([file])
+    size = Path(file).stat().st_size
     opened = open_model(model, device)
-    with reading_bar(corpus.nbytes) as progress:
-        found = bits_of_bytes(opened, corpus, mode=mode, context=context, stride=stride, progress=progress)
+    with reading_bar(size) as progress:
+        found = bits_of_bytes(opened, file, mode=mode, context=context, stride=stride, progress=progress)
     if npz is not None:
         _replace(npz, found.save_npz)
     if html is not None:

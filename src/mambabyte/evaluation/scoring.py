@@ -7,20 +7,35 @@ document of any size needs the memory of one chunk.
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from mambabyte.data import Corpus
 from mambabyte.evaluation.plan import Plan, Run
 from mambabyte.models.byte_lm import ByteLM, ByteLMState
 
 NEWLINE = 0x0A
 ROWS = 8
 POSITIONS = 8192  # run at once, over all rows: 8 MB of logits
+
+
+class Documents(Protocol):
+    """What is scored: a `mambabyte.data.Corpus`, or anything else with these three."""
+
+    @property
+    def offsets(self) -> NDArray[np.int64]:
+        """Where each document begins, and the end of the last: (documents + 1,)."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """What to call each document."""
+
+    def read(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """The bytes [start, stop) of all documents end to end."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +49,7 @@ class Bits:
 
 @torch.no_grad()
 def score(
-    model: ByteLM, corpus: Corpus, plan: Plan, *, batch: int | None = None, chunk: int | None = None
+    model: ByteLM, corpus: Documents, plan: Plan, *, batch: int | None = None, chunk: int | None = None
 ) -> Iterator[Bits]:
     """The bits of every byte of a corpus, each byte once; the pieces of a document come in its order.
 
@@ -88,7 +103,7 @@ def _bits(model: ByteLM, page: "_Page", state: ByteLMState) -> tuple[NDArray[np.
     return (nats.double() / math.log(2)).view(targets.shape).cpu().numpy(), state
 
 
-def _piece(corpus: Corpus, span: "_Span", bits: NDArray[np.float64]) -> Bits:
+def _piece(corpus: Documents, span: "_Span", bits: NDArray[np.float64]) -> Bits:
     finite = np.isfinite(bits)
     if not finite.all():
         at = span.start + int(np.argmin(finite))
@@ -123,7 +138,7 @@ class _Page:
 class _Reader:
     """One row of the batch: takes runs from the queue that all rows share and reads them one after another."""
 
-    def __init__(self, corpus: Corpus, queue: Iterator[Run]) -> None:
+    def __init__(self, corpus: Documents, queue: Iterator[Run]) -> None:
         self.corpus = corpus
         self.queue = queue
         self.run: Run | None = None

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mambabyte.data import Corpus
 from mambabyte.evaluation.plan import Mode, Plan
 from mambabyte.evaluation.scoring import score
 from mambabyte.models import ByteLM
@@ -82,9 +81,28 @@ class Surprisal:
             np.savez_compressed(file, data=self.data, bits=self.bits)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Document:
+    """The one document of `score`."""
+
+    name: str
+    data: NDArray[np.uint8]
+
+    @property
+    def offsets(self) -> NDArray[np.int64]:
+        return np.array([0, len(self.data)])
+
+    @property
+    def names(self) -> tuple[str]:
+        return (self.name,)
+
+    def read(self, start: int, stop: int) -> NDArray[np.uint8]:
+        return self.data[start:stop]
+
+
 def surprisal(
     model: ByteLM,
-    path: str | Path | Corpus,
+    source: bytes | str | Path,
     *,
     mode: Mode = "stream",
     context: int | None = None,
@@ -93,22 +111,24 @@ def surprisal(
     chunk: int | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Surprisal:
-    """Bits for every byte of a file of any kind; the options are those of `evaluate`, and so is the sum.
+    """Bits for every byte of one file, or of bytes given as such; the options are those of `evaluate`, so is the sum.
 
-    Raises ValueError where the path holds more than one file, or none with a byte, and as `evaluate` does.
+    The file is taken as it lies, whatever its kind: a compressed one is not unpacked. Raises ValueError where there is
+    no byte, and as `evaluate` does.
     """
     plan = Plan(mode=mode, context=context, stride=stride)
-    corpus = path if isinstance(path, Corpus) else Corpus.open([path])
-    if corpus.documents != 1:
-        raise ValueError(f"surprisal reads one file at a time; {path} holds {corpus.documents}")
-    bits = np.empty(corpus.nbytes, np.float64)
-    for piece in score(model, corpus, plan, batch=batch, chunk=chunk):
+    name, given = ("bytes", source) if isinstance(source, bytes) else (str(source), Path(source).read_bytes())
+    if not given:
+        raise ValueError(f"{name}: empty, there is no byte to be surprised at")
+    document = _Document(name, np.frombuffer(given, np.uint8))
+    bits = np.empty(len(given), np.float64)
+    for piece in score(model, document, plan, batch=batch, chunk=chunk):
         bits[piece.start : piece.start + len(piece.bits)] = piece.bits
         if progress is not None:
             progress(len(piece.bits))
     return Surprisal(
-        name=corpus.names[0],
-        data=corpus.read(0, corpus.nbytes),
+        name=name,
+        data=document.data,
         bits=bits,
         mode=plan.mode,
         **plan.reported,
