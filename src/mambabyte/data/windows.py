@@ -62,7 +62,7 @@ class Windows:
         windows = [_count_windows(share, context) for share in corpus.shares]
         self.run_length = self._longest_run(windows) if carry else 1
         self._shares = [_ShareRuns(*pair, self.run_length) for pair in zip(corpus.shares, windows, strict=True)]
-        self.order: Order = choose_order(max(share.runs for share in self._shares))
+        self.order: Order = choose_order()
 
     def batch(self, step: int, rows: slice = slice(None)) -> Batch:
         """The chosen rows of step `step`. Raises ValueError, naming the file, if a file has changed."""
