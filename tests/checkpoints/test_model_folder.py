@@ -214,3 +214,36 @@ def test_the_run_folder_of_a_training_loads(model: mb.ByteLM, tmp_path: Path) ->
 
     run.save(tmp_path, 7, model.save, keep=2)
     assert same(load(tmp_path), model)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda c: c.pop("byte_lm"), "byte_lm, the architecture, is missing"),
+        (lambda c: c["byte_lm"].update(d_model=1 << 40), r"byte_lm\.d_model: 1099511627776 is above"),
+        (lambda c: c["byte_lm"].update(pattern=["m"] * 5000), "a list of 5000 items"),
+        (lambda c: c["byte_lm"].update(widht=3), "'widht' does not exist"),
+        (lambda c: c["byte_lm"]["layers"]["m"].update(kind="magic"), "kind='magic' is not one of"),
+        (lambda c: c["byte_lm"].update(norm=json.loads("[" * 500 + "]" * 500)), "nested deeper"),
+        (lambda c: c["byte_lm"].update(d_model=17), "do not fit"),
+    ],
+)
+def test_our_own_config_is_checked_as_strictly(change: object, sentence: str, tmp_path: Path) -> None:
+    norm = NormConfig(kind="layer", bias=True)
+    mb.ByteLM(small(norm=norm, layers={"m": MambaConfig()}, pattern=("m",))).save(tmp_path)
+    data = json.loads((tmp_path / "config.json").read_text())
+    change(data)
+    (tmp_path / "config.json").write_text(json.dumps(data))
+    (tmp_path / "SHA256SUMS").unlink()
+    with pytest.raises(ValueError, match=sentence):
+        load(tmp_path)
+
+
+def test_transposed_storage_is_read_in_order(model: mb.ByteLM, tmp_path: Path) -> None:
+    model.save(tmp_path, layout="mamba-ssm")
+    (tmp_path / "SHA256SUMS").unlink()
+    state = torch.load(tmp_path / "pytorch_model.bin", weights_only=True)
+    torch.save({n: t.T.contiguous().T if t.ndim == 2 else t for n, t in state.items()}, tmp_path / "pytorch_model.bin")
+    loaded = load(tmp_path)
+    assert same(loaded, model)
+    assert all(p.is_contiguous() for p in loaded.parameters())

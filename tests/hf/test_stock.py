@@ -120,6 +120,19 @@ def test_a_model_saved_without_its_head_opens(tmp_path: Path) -> None:
         assert isinstance(stock.backbone, MambaModel)
 
 
+def test_a_stored_head_that_differs_is_not_tied(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Transformers 5 decides by the weights too."""
+    MambaForCausalLM(
+        MambaConfig(vocab_size=256, hidden_size=8, num_hidden_layers=1, tie_word_embeddings=False)
+    ).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text()) | {"tie_word_embeddings": True}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    ours, stock = mb.load(tmp_path), AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert "says the head is tied" in caplog.text
+    with torch.no_grad():
+        torch.testing.assert_close(ours(bytes_like())[0], stock(bytes_like()).logits, **TOLERANCE)
+
+
 def test_a_bias_that_we_lack_is_named(tmp_path: Path) -> None:
     config = MambaConfig(vocab_size=256, hidden_size=8, num_hidden_layers=1, use_bias=True)
     MambaForCausalLM(config).save_pretrained(tmp_path)

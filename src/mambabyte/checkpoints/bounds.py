@@ -40,16 +40,21 @@ def epsilon(data: Mapping[str, Any], key: str, default: float, where: str) -> fl
     return float(value)
 
 
-def every_number(value: Any, where: str) -> None:
-    """Raise ValueError if any number in a nested JSON value is above 2^20, or any list is longer than 4096."""
+def every_number(value: Any, where: str, depth: int = 16) -> None:
+    """Check a nested JSON value: numbers of at most 2^20, lists of at most 4096 items, `depth` levels.
+
+    Raises ValueError naming the first place that is beyond.
+    """
+    if depth == 0:
+        raise ValueError(f"{where[:200]}: nested deeper than any config of ours")
     if isinstance(value, Mapping):
         for key, item in value.items():
-            every_number(item, f"{where}.{key}")
+            every_number(item, f"{where}.{key}", depth - 1)
     elif isinstance(value, list):
         if len(value) > LAYERS:
             raise ValueError(f"{where}: a list of {len(value)} items; at most {LAYERS} are read")
         for i, item in enumerate(value):
-            every_number(item, f"{where}[{i}]")
+            every_number(item, f"{where}[{i}]", depth - 1)
     elif isinstance(value, (int, float)) and not abs(value) <= ANY:
         raise ValueError(f"{where}: {_short(value)} is above {ANY}, the largest number read from a model's config")
 

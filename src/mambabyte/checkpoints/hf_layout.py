@@ -4,6 +4,7 @@ The keys are those of transformers' MambaConfig (https://huggingface.co/docs/tra
 key has the default that transformers gives it.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -103,11 +104,16 @@ def _read(data: Mapping[str, Any], where: str) -> ByteLMConfig:
 def describe(data: Mapping[str, Any], weights: Weights, where: str) -> Described:
     """How to read a stock `mamba` folder; see `Layout.describe`.
 
-    A MambaModel saved without its head has names without "backbone."; a tied head may be stored or not.
+    A MambaModel saved without its head has names without "backbone."; a tied head may be stored or not. As in
+    transformers 5, a head that is stored and differs from the embedding is not tied, whatever the config says.
     """
-    config = read_config(data, where)
+    config, notes = read_config(data, where), []
     prefix = "backbone." if any(name.startswith("backbone.") for name in weights) else ""
     word = "embedding" if f"{prefix}embedding.weight" in weights else "embeddings"
+    table = f"{prefix}{word}.weight"
+    if config.tied_head and {HEAD, table} <= set(weights) and not weights.same(HEAD, table):
+        config = dataclasses.replace(config, tied_head=False)
+        notes.append(f"{where}: says the head is tied, but its weights differ from the embedding's; the weights decide")
 
     def rename(name: str) -> str:
         stored = mamba_name(name, word)
@@ -118,6 +124,7 @@ def describe(data: Mapping[str, Any], weights: Weights, where: str) -> Described
         rename,
         zeros=() if bounds.flag(data, "use_conv_bias", True, where) else ("conv_bias",),
         ignored=frozenset({HEAD} if config.tied_head else ()),
+        notes=tuple(notes),
     )
 
 

@@ -84,17 +84,13 @@ def _of_tensors(weights: Weights, where: str, *, tied: bool) -> ByteLMConfig:
     return ByteLMConfig(
         **stack(width, max(layers) + 1, mamba if mamba.rank(width) == rank else _with_rank(mamba, rank)),
         norm=NORMS["backbone.norm_f.bias" not in weights],
-        tied_head=HEAD not in weights or (tied and _equal(weights, EMBEDDING, HEAD)),
+        tied_head=HEAD not in weights or (tied and weights.same(EMBEDDING, HEAD)),
         vocab_size=vocabulary,
     )
 
 
 def _with_rank(mamba: MambaConfig, rank: int) -> MambaConfig:
     return MambaConfig(d_state=mamba.d_state, d_conv=mamba.d_conv, expand=mamba.expand, dt_rank=rank)
-
-
-def _equal(weights: Weights, a: str, b: str) -> bool:
-    return weights.shape(a) == weights.shape(b) and torch.equal(weights[a], weights[b])
 
 
 def _disagreements(data: Mapping[str, Any], config: ByteLMConfig, where: str) -> Iterator[str]:

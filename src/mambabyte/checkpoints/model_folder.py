@@ -50,7 +50,7 @@ def load(path: str | Path, *, device: torch.device | str = "cpu", dtype: torch.d
     model = opened.skeleton.to(dtype=dtype or opened.dtype())
     # Copies, for a mapped file that someone overwrites would change the model or kill the process.
     tensors = {
-        name: opened[name].to(device, parameter.dtype, copy=True)
+        name: opened[name].to(device, parameter.dtype, copy=True).contiguous()
         for name, parameter in model.state_dict().items()
         if name in opened
     }

@@ -52,6 +52,10 @@ class Weights(Mapping[str, Tensor]):
         word = file.get_slice(name).get_dtype()
         return _DTYPES.get(word, word)
 
+    def same(self, a: str, b: str) -> bool:
+        """Whether two tensors hold equal values; reads both."""
+        return self.shape(a) == self.shape(b) and torch.equal(self[a], self[b])
+
 
 def open_weights(folder: Path) -> Weights:
     """The weights of a folder: the first of model.safetensors, its index, pytorch_model.bin and its index.
