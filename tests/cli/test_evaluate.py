@@ -74,7 +74,7 @@ def test_people_get_plain_lines_without_control_characters(folder: Path, capsys:
         (["--mode", "sliding", "--context", "4", "--stride", "5"], 2, "stride must lie between 1 and"),
         (["--context", "0"], 2, "context must be at least 1"),
         (["--batch", "0"], 2, "Must be >= 1"),
-        (["--device", "gpu"], 2, "--device gpu"),
+        (["--device", "gpu"], 2, "--device 'gpu'"),
         (["--device", "cuda:99"], 2, "CUDA device"),
         (["--data", "no/such/file"], 1, "no/such/file"),
     ],

@@ -29,6 +29,7 @@ def test_rows_and_join_are_inverse(state: ByteLMState) -> None:
         assert torch.equal(a, b), name
     swapped = state.rows([2, 0])
     assert torch.equal(swapped.layers[0].ssm, state.layers[0].ssm[[2, 0]])
+    assert state.rows([]).batch == 0
     assert torch.equal(state.rows(slice(1, 3)).layers[1].conv, state.layers[1].conv[1:3])
 
 

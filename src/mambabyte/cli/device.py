@@ -15,19 +15,12 @@ def pick_device(name: str) -> "torch.device":
 
     Raises UsageError for a device that does not exist here.
     """
-    import torch
+    from mambabyte.training.precision import choose_device
 
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"--device {name} is no device; give auto, cpu, cuda or cuda:N") from None
-    if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"--device {name} is not supported; give auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
-        raise UsageError(f"--device {name}: torch finds {count} CUDA devices here; try --device cpu")
-    return device
+        return choose_device(name)
+    except ValueError as error:
+        raise UsageError(f"--{error}") from error
 
 
 def open_model(model: str, device: str) -> "ByteLM":

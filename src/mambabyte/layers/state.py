@@ -37,7 +37,8 @@ class State:
         """The state of some rows of the batch, as a copy: `state.rows([3])`, `state.rows(slice(0, 2))`."""
         if isinstance(index, slice):
             return self.map(lambda t: t[index].clone())
-        return self.map(lambda t: t[torch.as_tensor(index, device=t.device)])
+        picked = index if isinstance(index, Tensor) else torch.tensor(list(index), dtype=torch.long)
+        return self.map(lambda t: t[picked.to(t.device)])
 
     def to(self, device: torch.device | str) -> Self:
         """The state on `device`."""
