@@ -85,25 +85,31 @@ class Mamba(nn.Module):
         self, x_BLD: Tensor, state: MambaState | None = None, *, resets: Tensor | None = None
     ) -> tuple[Tensor, MambaState]:
         """y (B,L,D) in x's dtype and the state after the last position."""
-        x_BLE, z_BLE = self.in_proj(x_BLD).chunk(2, dim=-1)
-        x_BLE, conv = ops.causal_conv(
-            x_BLE,
-            self.conv_weight,
-            self.conv_bias,
-            initial_state=None if state is None else state.conv,
-            resets=resets,
-        )
+        xz_BLE = self.in_proj(x_BLD)
+        conv, ssm = (None, None) if state is None else (state.conv, state.ssm)
+        if self._plain():
+            y_BLD, conv, ssm = ops.mixer(
+                xz_BLE,
+                self.conv_weight,
+                self.conv_bias,
+                self.x_proj.weight,
+                self.dt_proj.weight,
+                self._A(),
+                self.D,
+                self.dt_bias,
+                self.out_proj.weight,
+                conv_state=conv,
+                state=ssm,
+                resets=resets,
+            )
+            return y_BLD, MambaState(conv, ssm)
+        x_BLE, z_BLE = xz_BLE.chunk(2, dim=-1)
+        x_BLE, conv = ops.causal_conv(x_BLE, self.conv_weight, self.conv_bias, initial_state=conv, resets=resets)
         dt_BLE, B_BLN, C_BLN = self._select(x_BLE)
         y_BLE, ssm = ops.selective_scan(
-            x_BLE,
-            dt_BLE,
-            self._A(),
-            B_BLN,
-            C_BLN,
-            self.D,
-            z_BLE,
+            *(x_BLE, dt_BLE, self._A(), B_BLN, C_BLN, self.D, z_BLE),
             dt_bias=self.dt_bias,
-            initial_state=None if state is None else state.ssm,
+            initial_state=ssm,
             resets=resets,
         )
         return self.out_proj(y_BLE), MambaState(conv, ssm)
@@ -130,6 +136,10 @@ class Mamba(nn.Module):
         N = self.config.d_state
         rank, B, C = self.x_proj(x).split([self.dt_proj.in_features, N, N], dim=-1)
         return self.dt_proj(rank), B, C
+
+    def _plain(self) -> bool:
+        """Whether the projections are ours, not wrapped or replaced from outside (by an adapter, say)."""
+        return all(type(layer) is Linear for layer in (self.x_proj, self.dt_proj, self.out_proj))
 
     def _A(self) -> Tensor:
         return -torch.exp(self.A_log.float())

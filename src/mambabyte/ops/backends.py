@@ -32,6 +32,8 @@ def choose(op: str, backend: str, device: torch.device, why_not: WhyNot) -> str:
     if backend == "reference":
         return backend
     wanted = BY_DEVICE.get(device.type) if backend == "auto" else backend
+    if torch.compiler.is_compiling():  # a tracer cannot import and probe; the op itself does when it runs
+        return wanted or "reference"
     if wanted is None:
         _say_once(op, f"no kernels are written for {device.type} tensors")
         return "reference"

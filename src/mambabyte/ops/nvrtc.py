@@ -69,7 +69,8 @@ def compile_cubin(source: str, defines: Mapping[str, int], arch: str) -> tuple[A
         code = core.Program(source, "c++", options).compile("cubin", logs=log)
     except Exception as error:  # cuda.core raises its own NVRTCError; what it says is all there is to say
         settings = ", ".join(f"{k}={v}" for k, v in defines.items())
-        raise RuntimeError(f"NVRTC could not compile a kernel for {arch} with {settings}: {error}\n{log.getvalue()}") from error
+        said = f"{error}\n{log.getvalue()}"
+        raise RuntimeError(f"NVRTC could not compile a kernel for {arch} with {settings}: {said}") from error
     return code, log.getvalue()
 
 

@@ -11,7 +11,9 @@ TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 4e-3, torch.float16: 1e-3}
 Op = Callable[..., tuple[Tensor, Tensor]]
 
 
-def outputs_and_gradients(op: Op, case: dict[str, Tensor], weights: list[Tensor], **options: object) -> dict[str, Tensor]:
+def outputs_and_gradients(
+    op: Op, case: dict[str, Tensor], weights: list[Tensor], **options: object
+) -> dict[str, Tensor]:
     """{"0", "1" for the outputs, "d<name>" for every float argument} of <outputs, weights>."""
     leaves = {k: v.detach().requires_grad_() if v.is_floating_point() else v for k, v in case.items()}
     outputs = op(**leaves, **options)

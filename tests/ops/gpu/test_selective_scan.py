@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from mambabyte.ops import selective_scan, selective_scan_step
-from mambabyte.ops.selective_scan import cuda
+from mambabyte.ops.selective_scan import cuda_plan
 
 pytestmark = pytest.mark.gpu
 
@@ -35,7 +35,9 @@ def problem(batch: int, length: int, width: int, states: int, dtype: torch.dtype
     }
 
 
-def run(tensors: dict[str, Tensor], weights: tuple[Tensor, Tensor], backend: str, **options: object) -> dict[str, Tensor]:
+def run(
+    tensors: dict[str, Tensor], weights: tuple[Tensor, Tensor], backend: str, **options: object
+) -> dict[str, Tensor]:
     """Outputs and gradients of <y, weights[0]> + <final state, weights[1]>."""
     leaves = {name: t.detach().requires_grad_() for name, t in tensors.items()}
     given = {name: leaf for name, leaf in leaves.items() if name not in NAMES[:5]}
@@ -58,7 +60,15 @@ def check(tensors: dict[str, Tensor], resets: Tensor | None = None, **options: o
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize(
     ("batch", "length", "width", "states"),
-    [(2, 1, 64, 16), (1, 2, 1, 16), (2, 31, 24, 16), (3, 33, 20, 16), (2, 65, 130, 16), (1, 200, 96, 16), (2, 129, 67, 5)],
+    [
+        (2, 1, 64, 16),
+        (1, 2, 1, 16),
+        (2, 31, 24, 16),
+        (3, 33, 20, 16),
+        (2, 65, 130, 16),
+        (1, 200, 96, 16),
+        (2, 129, 67, 5),
+    ],
 )
 def test_values_and_gradients(batch: int, length: int, width: int, states: int, dtype: torch.dtype) -> None:
     check(problem(batch, length, width, states, dtype))
@@ -99,11 +109,13 @@ def test_large_and_small_steps() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("with_resets", [False, True])
 def test_segments_of_time(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, with_resets: bool) -> None:
-    monkeypatch.setattr(cuda, "ENOUGH_WARPS", 1 << 20)
+    monkeypatch.setattr(cuda_plan, "WARPS_A_MULTIPROCESSOR", 1000)
+    cuda_plan.plan.cache_clear()
     tensors = problem(2, 700, 24, 16, dtype)
-    assert cuda.plan(2, 700, 24, 16).segments > 4
+    assert cuda_plan.plan(2, 700, 24, 16).segments > 4
     resets = torch.rand(2, 700, device="cuda") < 0.005 if with_resets else None
     check(tensors, resets)
+    cuda_plan.plan.cache_clear()
 
 
 def test_mixed_dtypes_and_strides() -> None:

@@ -12,8 +12,8 @@ from mambabyte.ops import nvrtc
 
 SOURCES = ("device.cuh", "causal_conv/kernels.cu")
 MAX_WIDTH = 16
-THREADS = 128
-ROWS, READ = 64, 8  # rows a thread walks, rows on their way from memory at once
+# Rows a thread walks, rows on their way from memory at once, threads a block; tuned on an H200.
+FORWARD, BACKWARD = (32, 16, 256), (128, 4, 128)
 
 
 def why_not(x: Tensor, width: int) -> str | None:
@@ -42,10 +42,12 @@ def forward(
         last.copy_(state) if state is not None else last.zero_()
         return y, last
     kernel = _kernel("conv_forward", x, taps, activation, resets, x, state)
-    stretches = -(-length // ROWS)
+    rows, _, threads = FORWARD
+    stretches = -(-length // rows)
     with torch.cuda.device(x.device):
         parameters = (_floats(weight), None if bias is None else _floats(bias), state, _bytes(resets))
-        kernel(_grid(batch * stretches, width), THREADS, *_strided(x), *parameters, y, last, length, width, stretches)
+        outputs = (y, last, length, width, stretches)
+        kernel(_grid(batch * stretches, width, threads), threads, *_strided(x), *parameters, *outputs)
     return y, last
 
 
@@ -59,23 +61,29 @@ def backward(
     resets: Tensor | None,
     *,
     activation: str | None,
+    dx: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Gradients of x, weight, bias and the initial state, each in the dtype of its tensor; None for None."""
+    """Gradients of x, weight, bias and the initial state, each in the dtype of its tensor; None for None.
+
+    Given `dx`, of x's dtype and with neighbouring channels, the gradient of x is written there.
+    """
     batch, length, width = x.shape
     taps = weight.shape[1]
     x, dy = _rows(x), _rows(dy.to(x.dtype))
     state = None if initial_state is None else initial_state.to(x.dtype).contiguous()
     dlast = None if dfinal is None else dfinal.to(x.dtype).contiguous()
-    dx = x.new_empty(x.shape)
+    dx = x.new_empty(x.shape) if dx is None else dx
     dstate = None if state is None else torch.empty_like(state)
-    stretches = -(-length // ROWS)
+    rows, _, threads = BACKWARD
+    stretches = -(-length // rows)
     partial = torch.empty(batch * stretches, taps + 1, width, device=x.device, dtype=torch.float32)
     if x.numel() > 0:
-        kernel = _kernel("conv_backward", x, taps, activation, resets, x, dy, state, dlast)
+        kernel = _kernel("conv_backward", x, taps, activation, resets, x, dy, dx, state, dlast)
         with torch.cuda.device(x.device):
             parameters = (_floats(weight), None if bias is None else _floats(bias), state, _bytes(resets))
-            outputs = (dlast, dx, dstate, partial, length, width, stretches)
-            kernel(_grid(batch * stretches, width), THREADS, *_strided(x), *parameters, *_strided(dy), *outputs)
+            outputs = (dlast, *_strided(dx), dstate, partial, length, width, stretches)
+            grid = _grid(batch * stretches, width, threads)
+            kernel(grid, threads, *_strided(x), *parameters, *_strided(dy), *outputs)
     elif dstate is not None:
         dstate.copy_(dlast) if dlast is not None else dstate.zero_()
     dweight = partial[:, :taps].sum(0).t().to(weight.dtype)
@@ -99,7 +107,8 @@ def step(state: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, *, activ
     kernel = _kernel("conv_step", x, weight.shape[1], activation, None, x, state)
     with torch.cuda.device(x.device):
         parameters = (_floats(weight), None if bias is None else _floats(bias))
-        kernel(_grid(batch, width), THREADS, *_strided(state), x, x.stride(0), *parameters, y, width)
+        threads = FORWARD[2]
+        kernel(_grid(batch, width, threads), threads, *_strided(state), x, x.stride(0), *parameters, y, width)
     return y
 
 
@@ -113,11 +122,12 @@ def _kernel(
 @lru_cache(maxsize=256)
 def _compiled(name: str, io: int, taps: int, silu: bool, resets: bool, aligned: bool) -> nvrtc.Kernel:
     options = {"IO": io, "WIDTH": taps, "SILU": int(silu), "RESETS": int(resets), "ALIGNED": int(aligned)}
-    return nvrtc.get(SOURCES, name, **options, ROWS=ROWS, READ=READ, THREADS=THREADS)
+    rows, read, threads = BACKWARD if name == "conv_backward" else FORWARD
+    return nvrtc.get(SOURCES, name, **options, ROWS=rows, READ=read, THREADS=threads)
 
 
-def _grid(stretches: int, width: int) -> tuple[int, int]:
-    return stretches, -(-width // (4 * THREADS))
+def _grid(stretches: int, width: int, threads: int) -> tuple[int, int]:
+    return stretches, -(-width // (4 * threads))
 
 
 def _rows(tensor: Tensor) -> Tensor:

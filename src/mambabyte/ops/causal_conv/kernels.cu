@@ -147,7 +147,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) conv_forward(const io_t* x
 // dx_t collects from rows t .. t + WIDTH - 1, so a stretch also visits the PAST rows after it. pending[j] is dx of row t - PAST + j.
 // partial (B * stretches, WIDTH + 1, E): the stretch's sums for dweight and, last, dbias.
 extern "C" __global__ void __launch_bounds__(THREADS) conv_backward(const io_t* x, i64 x_batch, i64 x_row, const float* weight, const float* bias, const io_t* state, const unsigned char* resets,
-                                                                 const io_t* dy, i64 dy_batch, i64 dy_row, const io_t* dlast, io_t* dx, io_t* dstate, float* partial, i64 L, i64 E, i64 stretches) {
+                                                                 const io_t* dy, i64 dy_batch, i64 dy_row, const io_t* dlast, io_t* dx, i64 dx_batch, i64 dx_row, io_t* dstate, float* partial, i64 L, i64 E, i64 stretches) {
     i64 b = blockIdx.x / stretches, t0 = blockIdx.x % stretches * ROWS, end = min(L, t0 + ROWS), visited = min(L, end + PAST);
     Channels me(E);
     if (me.valid == 0) return;
@@ -165,9 +165,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) conv_backward(const io_t* 
         for (int k = 0; k < PAST; k++)
             if (t0 - k - 1 >= 0 && in.resets[t0 - k - 1]) alive = min(alive, k + 1);
     }
-    io_t* to = dx + (b * L + t0) * E + me.first;
+    io_t* to = dx + b * dx_batch + t0 * dx_row + me.first;
     auto give = [&](i64 t, float4 value) {  // the gradient of input t, which may lie in the initial state
-        if (t >= t0 && t < end) store4<ALIGNED>(to + (int)(t - t0) * (int)E, me.valid, value);
+        if (t >= t0 && t < end) store4<ALIGNED>(to + (int)(t - t0) * (int)dx_row, me.valid, value);
         else if (t < 0 && t0 == 0 && dstate != nullptr) store4<ALIGNED>(dstate + (b * PAST + t + PAST) * E + me.first, me.valid, value);
     };
     Stream xs(in, t0), dys(out, t0);

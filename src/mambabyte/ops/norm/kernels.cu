@@ -33,8 +33,10 @@ __device__ __forceinline__ float4 read_x(const void* x, i64 place, int valid) {
 __device__ __forceinline__ float total(float4 v) { return (v.x + v.y) + (v.z + v.w); }
 __device__ __forceinline__ float4 times(float4 a, float4 b) { return make_float4(a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w); }
 __device__ __forceinline__ float4 plus(float4 a, float4 b) { return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w); }
-__device__ __forceinline__ float4 scaled(float4 a, float s, float shift) {
-    return make_float4(fmaf(a.x, s, shift), fmaf(a.y, s, shift), fmaf(a.z, s, shift), fmaf(a.w, s, shift));
+// (v - mean) rstd; subtracting first loses nothing where the row is far from 0.
+__device__ __forceinline__ float4 normalised(float4 v, float mean, float rstd) {
+    if (!LAYER) return make_float4(v.x * rstd, v.y * rstd, v.z * rstd, v.w * rstd);
+    return make_float4((v.x - mean) * rstd, (v.y - mean) * rstd, (v.z - mean) * rstd, (v.w - mean) * rstd);
 }
 
 // The sum over the row's lanes, in the same order every time. All threads of the block must call it.
@@ -82,7 +84,7 @@ extern "C" __global__ void __launch_bounds__(LANES* ROWS_A_BLOCK) norm_forward(c
 #pragma unroll
     for (int i = 0; i < QUADS; i++) {
         int column = me.column(i), valid = exists ? WIDTH - column : 0;
-        float4 out = times(scaled(v[i], scale, -middle * scale), read_floats(weight + column, WIDTH - column));
+        float4 out = times(normalised(v[i], middle, scale), read_floats(weight + column, WIDTH - column));
         if (bias != nullptr) out = plus(out, read_floats(bias + column, WIDTH - column));
         store4<WHOLE>(y + me.row * WIDTH + column, valid, out);
     }
@@ -105,7 +107,7 @@ extern "C" __global__ void __launch_bounds__(LANES* ROWS_A_BLOCK) norm_backward(
         for (int i = 0; i < QUADS; i++) {
             int column = me.column(i), valid = exists ? WIDTH - column : 0;
             float4 d = unpack(load4<WHOLE>(dy + row * WIDTH + column, valid));
-            n[i] = scaled(read_floats(stream + row * WIDTH + column, valid), scale, -middle * scale);
+            n[i] = normalised(read_floats(stream + row * WIDTH + column, valid), middle, scale);
             u[i] = times(d, w[i]);
             along += total(times(u[i], n[i]));
             if (LAYER) across += total(u[i]), dbias[i] = plus(dbias[i], d);
@@ -117,8 +119,9 @@ extern "C" __global__ void __launch_bounds__(LANES* ROWS_A_BLOCK) norm_backward(
 #pragma unroll
         for (int i = 0; i < QUADS; i++) {
             int column = me.column(i), valid = exists ? WIDTH - column : 0;
-            float4 out = plus(u[i], scaled(n[i], -along, LAYER ? -across : 0.f));
-            out = make_float4(out.x * scale, out.y * scale, out.z * scale, out.w * scale);
+            float4 out;
+#pragma unroll
+            for (int c = 0; c < 4; c++) at(out, c) = scale * (fmaf(at(n[i], c), -along, at(u[i], c)) - (LAYER ? across : 0.f));
             if (dstream != nullptr) out = plus(out, read_floats(dstream + row * WIDTH + column, valid));
             write_floats(dsum + row * WIDTH + column, valid, out);
         }

@@ -32,7 +32,8 @@ static_assert(sizeof(Shared) <= SHARED_BYTES, "the host computed too little shar
 
 struct Sequence {
     Rows x, dt, z, dy, B, C;
-    io_t *dx, *ddt, *dz;  // contiguous
+    io_t *dx, *ddt, *y;  // contiguous; y may be null
+    Rows dz;
     const float *A, *D, *dt_bias;
     const unsigned char* resets;
     i64 L, E;
@@ -106,27 +107,41 @@ struct Operands {
 // From h before row t to h after it; leaves the decays.
 __device__ __forceinline__ void advance(const Operands& row, int t, const float4 (&a)[CHANNELS], float4 (&h)[CHANNELS], float4 (&decay)[CHANNELS]) {
 #pragma unroll
-    for (int j = 0; j < CHANNELS; j++) {
-        float s = row.step[t].of[j].x, enters = row.step[t].of[j].y;
+    for (int n = 0; n < 4; n++) {
 #pragma unroll
-        for (int n = 0; n < 4; n++) {
+        for (int j = 0; j < CHANNELS; j++) {
+            float s = row.step[t].of[j].x, enters = row.step[t].of[j].y;
             at(decay[j], n) = ex2(RESETS ? fmaf(s, at(a[j], n), row.drop[t]) : s * at(a[j], n));
             at(h[j], n) = fmaf(at(decay[j], n), at(h[j], n), enters * at(row.B[t], n));
         }
     }
 }
 
+// Bring what the next chunk starts with from memory to the L2 cache, whose latency is a third.
+__device__ __forceinline__ void prefetch_chunk(const Sequence& q, const Lane& me, i64 b, i64 t0, const float* checkpoint) {
+    int lane = threadIdx.x % 32;
+    i64 channel = me.channel - me.column * CHANNELS;
+    if (channel >= q.E || lane >= CHUNK) return;
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(q.x.row(b, t0 + lane) + channel));
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(q.dt.row(b, t0 + lane) + channel));
+    if (lane * 32 < WARP_CHANNELS * N) asm volatile("prefetch.global.L2 [%0];" ::"l"(checkpoint + min(channel * N + lane * 32, q.E * N - 1)));
+}
+
 __device__ __forceinline__ void recompute_starts(Shared& shared, Warp& warp, const Lane& me, const float4 (&a)[CHANNELS], float4 (&h)[CHANNELS]) {
     float4 decay[CHANNELS];
-#pragma unroll 1
-    for (int k = 0; k < TILES; k++) {
-        Operands row;
-        row.load(shared, warp, k * TILE, me);
+    Operands row[2];
+    row[0].load(shared, warp, 0, me);
+#pragma unroll STARTS_UNROLL
+    for (int k = 0; k < TILES; k += 2) {
 #pragma unroll
-        for (int j = 0; j < CHANNELS; j++) warp.start[k][j][threadIdx.x % 32] = h[j];
-        if (k + 1 == TILES) break;
+        for (int odd = 0; odd < 2; odd++) {
+            if (k + odd + 2 < TILES) row[1 - odd].load(shared, warp, (k + odd + 1) * TILE, me);
 #pragma unroll
-        for (int t = 0; t < TILE; t++) advance(row, t, a, h, decay);
+            for (int j = 0; j < CHANNELS; j++) warp.start[k + odd][j][threadIdx.x % 32] = h[j];
+            if (k + odd + 1 == TILES) return;
+#pragma unroll
+            for (int t = 0; t < TILE; t++) advance(row[odd], t, a, h, decay);
+        }
     }
 }
 
@@ -142,21 +157,19 @@ __device__ __forceinline__ Shares retreat(const Step& step, float4 B, float4 C, 
     float v[8];
 #pragma unroll
     for (int j = 0; j < CHANNELS; j++) {
-        float y = 0.f, dsx = 0.f, ds = 0.f;
 #pragma unroll
         for (int n = 0; n < 4; n++) {
-            y = n == 0 ? at(h[j], n) * at(C, n) : fmaf(at(h[j], n), at(C, n), y);
-            float gn = fmaf(dy[j], at(C, n), at(g[j], n));
+            float b = at(B, n), c = at(C, n), hn = at(h[j], n), gn = fmaf(dy[j], c, at(g[j], n));
+            out.y[j] = n == 0 ? hn * c : fmaf(hn, c, out.y[j]);
             v[n] = j == 0 ? gn * step.of[j].y : fmaf(gn, step.of[j].y, v[n]);
-            v[4 + n] = j == 0 ? dy[j] * at(h[j], n) : fmaf(dy[j], at(h[j], n), v[4 + n]);
-            dsx = n == 0 ? gn * at(B, n) : fmaf(gn, at(B, n), dsx);
+            v[4 + n] = j == 0 ? dy[j] * hn : fmaf(dy[j], hn, v[4 + n]);
+            out.dsx[j] = n == 0 ? gn * b : fmaf(gn, b, out.dsx[j]);
             gn *= at(decay[j], n);
             at(g[j], n) = gn;
             float through = gn * at(h_prev[j], n);
-            ds = n == 0 ? through * at(a[j], n) : fmaf(through, at(a[j], n), ds);
+            out.ds[j] = n == 0 ? through * at(a[j], n) : fmaf(through, at(a[j], n), out.ds[j]);
             at(dA[j], n) = fmaf(through, step.of[j].x, at(dA[j], n));
         }
-        out.y[j] = y, out.dsx[j] = dsx, out.ds[j] = ds;
     }
     sum_channels(v, out.sums, me);
     return out;
@@ -225,8 +238,8 @@ struct Quad {  // four channels of one row while its group is walked
 struct Parameters {  // of this lane's four quad channels, with their gradients
     float4 D, dD, dbias;
 
-    // Row `row` of the group whose first row in the chunk is t0; `place` is where its gradients go.
-    __device__ __forceinline__ void finish(const Sequence& q, const Warp& warp, const Quad& quad, const Lane& me, int t0, int row, bool exists, i64 place) {
+    // Row `row` of the group whose first row in the chunk is t0; `place` and `place_z` are where its gradients go.
+    __device__ __forceinline__ void finish(const Sequence& q, const Warp& warp, const Quad& quad, const Lane& me, int t0, int row, bool exists, i64 place, i64 place_z) {
         float4 u = unpack(quad.x), gate = unpack(quad.z), dout = unpack(quad.dy), dgated = quad.gated(), dx, ddt, dz;
         float4 dsx = gather(warp.dsx[row], me), through = gather(warp.ds[row], me), y = float4();
         if (GATED) y = gather(warp.y[row], me);
@@ -243,12 +256,14 @@ struct Parameters {  // of this lane's four quad channels, with their gradients
             if (GATED) {
                 float open = at(quad.open, c), before = fmaf(at(D, c), at(u, c), at(y, c));
                 at(dz, c) = at(dout, c) * before * open * fmaf(at(gate, c), 1.f - open, 1.f);
+                at(y, c) = before * at(gate, c) * open;
             }
         }
         int valid = exists ? me.quad_valid : 0;
         store4<ALIGNED>(q.dx + place, valid, dx);
         store4<ALIGNED>(q.ddt + place, valid, ddt);
-        if (GATED) store4<ALIGNED>(q.dz + place, valid, dz);
+        if (GATED) store4<ALIGNED>(q.dz.data + place_z, valid, dz);
+        if (GATED && q.y != nullptr) store4<ALIGNED>(q.y + place, valid, y);
     }
 };
 
@@ -287,19 +302,20 @@ __device__ __forceinline__ void stage_chunk(Shared& shared, Warp& warp, const Se
     }
 }
 
-// x, dt, z, dy and their gradients (B, L, E), the latter contiguous; B, C (B, L, N). first (B, segments, E, N) or null is the gradient
+// x, dt, z, dy and their gradients (B, L, E); dx and ddt are contiguous, and so is y, what the forward returned, which is written
+// again unless it is null or nothing is gated. B, C (B, L, N). first (B, segments, E, N) or null is the gradient
 // of the state after each segment. dA (B, segments, E, N), dD and ddt_bias (B, segments, E), dBC (blocks, B, L, 2, STATES) are partial
 // sums; dfirst (B, E, N) is the gradient of the state before row 0.
 extern "C" __global__ void __launch_bounds__(WARPS * 32, MIN_BLOCKS)
 scan_backward(io_t* x, i64 x_batch, i64 x_row, io_t* dt, i64 dt_batch, i64 dt_row, io_t* z, i64 z_batch, i64 z_row, io_t* dy, i64 dy_batch, i64 dy_row,
               io_t* B, i64 B_batch, i64 B_row, io_t* C, i64 C_batch, i64 C_row, const float* A, const float* D, const float* dt_bias,
               const unsigned char* resets, i64 L, i64 E, i64 segments, i64 segment_rows, const float* checkpoints, const float* first,
-              io_t* dx, io_t* ddt, io_t* dz, float* dA_out, float* dD_out, float* dbias_out, float* dBC, float* dfirst) {
+              io_t* dx, io_t* ddt, io_t* dz, i64 dz_batch, i64 dz_row, io_t* y, float* dA_out, float* dD_out, float* dbias_out, float* dBC, float* dfirst) {
     extern __shared__ float4 memory[];
     Shared& shared = *(Shared*)memory;
     Warp& warp = shared.warp[threadIdx.x / 32];
     Sequence q{{x, x_batch, x_row}, {dt, dt_batch, dt_row}, {z, z_batch, z_row}, {dy, dy_batch, dy_row}, {B, B_batch, B_row}, {C, C_batch, C_row},
-               dx, ddt, dz, A, D, dt_bias, resets, L, E};
+               dx, ddt, y, {dz, dz_batch, dz_row}, A, D, dt_bias, resets, L, E};
     i64 b = blockIdx.x / segments, slab = blockIdx.x * E * N;  // blockIdx.x is (sequence, segment)
     i64 begin = blockIdx.x % segments * segment_rows, end = min(L, begin + segment_rows), chunks = (L + CHUNK - 1) / CHUNK;
     Lane me(((i64)blockIdx.y * WARPS + threadIdx.x / 32) * WARP_CHANNELS, E);
@@ -319,6 +335,7 @@ scan_backward(io_t* x, i64 x_batch, i64 x_row, io_t* dt, i64 dt_batch, i64 dt_ro
     for (; t0 >= begin; c--, t0 -= CHUNK, left += CHUNK) {
         int rows = min(CHUNK, left);
         stage_chunk(shared, warp, q, me, bias, b, t0, rows, checkpoints + (b * chunks + c) * E * N, h);
+        if (t0 > begin) prefetch_chunk(q, me, b, t0 - CHUNK, checkpoints + (b * chunks + c - 1) * E * N);
         __syncthreads();
         recompute_starts(shared, warp, me, a, h);
 #pragma unroll 1
@@ -339,7 +356,10 @@ scan_backward(io_t* x, i64 x_batch, i64 x_row, io_t* dt, i64 dt_batch, i64 dt_ro
 #pragma unroll
             for (int i = 0; i < PASSES; i++) {
                 int row = me.quad_row + i * ROWS_PER_PASS;
-                if (GROUP % ROWS_PER_PASS == 0 || row < GROUP) of.finish(q, warp, quad[i], me, r, row, r + row < rows, (b * L + t0 + r + row) * E + quad_channel);
+                if (GROUP % ROWS_PER_PASS == 0 || row < GROUP) {
+                    i64 t = t0 + r + row;
+                    of.finish(q, warp, quad[i], me, r, row, r + row < rows, (b * L + t) * E + quad_channel, b * dz_batch + t * dz_row + quad_channel);
+                }
             }
         }
         __syncthreads();

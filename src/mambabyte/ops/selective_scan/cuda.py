@@ -1,27 +1,23 @@
 """The selective scan on an NVIDIA GPU: CUDA C++ in forward.cu, backward.cu and step.cu, compiled at run time.
 
-Derivation, layouts and measurements: docs/kernels.md, section GPU. Inputs may be strided as long as channels (of x, dt, z) and
-states (of B, C) are neighbours in memory, anything else is copied. Gradients are the same bits in every run.
+Derivation, layouts and measurements: docs/kernels.md, section GPU. Inputs may be strided as long as channels (of x, dt,
+z) and states (of B, C) are neighbours in memory, anything else is copied. Gradients are the same bits in every run. A
+position whose step is 0 (dt -inf before softplus) leaves the state as it is, bit for bit: a batch of rows that accept
+different numbers of positions is one call.
 """
 
 import dataclasses
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mambabyte.ops import nvrtc
+from mambabyte.ops.selective_scan.cuda_plan import BATCH, CHUNK, FORWARD_BLOCKS, FORWARD_TILE, GROUP, TILE, Plan, plan
 
 HEADERS = ("device.cuh", "selective_scan/layout.cuh")
 MAX_STATES = 64
-# Rows between the states that the forward keeps for the backward: 64 / CHUNK float32 bytes a (position, channel) at 16 states.
-CHUNK = 32
-# Rows in registers and rows finished together in the backward; rows staged and rows in registers in the forward.
-TILE, GROUP = 4, 8
-FORWARD_TILE, BATCH = 16, 2
-# Warps that keep an H100 or H200 (528 schedulers) busy; below this time is cut into segments.
-ENOUGH_WARPS = 1024
 
 
 def why_not(x: Tensor, states: int) -> str | None:
@@ -34,71 +30,6 @@ def why_not(x: Tensor, states: int) -> str | None:
 def checkpoint_shape(batch: int, length: int, channels: int, states: int) -> tuple[int, ...]:
     """Shape of the float32 states that the forward keeps for the backward, one every CHUNK rows."""
     return (batch, -(-length // CHUNK), channels, states)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How a problem is laid on the GPU: `channels` a lane, `warps` a block, time cut into `segments`."""
-
-    batch: int
-    length: int
-    width: int
-    states: int
-    channels: int
-    warps: int
-    segment_rows: int
-
-    @cached_property
-    def padded_states(self) -> int:
-        return max(4, 1 << (self.states - 1).bit_length())
-
-    @cached_property
-    def warp_channels(self) -> int:
-        return 32 // (self.padded_states // 4) * self.channels
-
-    @cached_property
-    def segments(self) -> int:
-        return -(-self.length // self.segment_rows)
-
-    @cached_property
-    def blocks(self) -> int:
-        """Blocks side by side over the channels."""
-        return -(-self.width // (self.warp_channels * self.warps))
-
-    @cached_property
-    def grid(self) -> tuple[int, int]:
-        return self.batch * self.segments, self.blocks
-
-    @cached_property
-    def shared_backward(self) -> int:
-        """Bytes of `struct Shared` in backward.cu."""
-        row = self.channels * 32 + 4
-        starts = CHUNK // TILE * self.channels * 32 * 16
-        steps, dy = CHUNK * (self.warp_channels + 2) * 8, GROUP * self.warp_channels * 4
-        warp = starts + steps + dy + 3 * GROUP * row * 4 + CHUNK * 2 * self.padded_states * 4
-        return self.warps * warp + CHUNK * self.padded_states * 8 + CHUNK * 4
-
-
-@lru_cache(maxsize=256)
-def plan(batch: int, length: int, width: int, states: int) -> Plan:
-    """A layout with enough warps for the GPU: fewer channels a lane first, then segments of time."""
-    padded = max(4, 1 << (states - 1).bit_length())
-    lanes = 32 // (padded // 4)
-    channels = 2
-    warp_channels = lanes * channels
-    warps_in_all = batch * -(-width // warp_channels)
-    wanted = -(-ENOUGH_WARPS // warps_in_all) if warps_in_all * 3 < ENOUGH_WARPS * 2 else 1
-    chunks = -(-length // CHUNK)
-    segment_chunks = max(-(-chunks // wanted), 4)
-    return Plan(
-        batch=batch,
-        length=length,
-        width=width,
-        states=states,
-        channels=channels,
-        warps=min(4 if padded == 16 else 2, -(-width // warp_channels)),
-        segment_rows=CHUNK * (segment_chunks if wanted > 1 else chunks),
-    )
 
 
 class Options(NamedTuple):
@@ -115,19 +46,20 @@ class Options(NamedTuple):
     aligned_bc: bool
 
     def defines(self) -> dict[str, int]:
+        """As the compiler takes them."""
         return {name.upper(): int(value) for name, value in self._asdict().items()} | {"CHUNK": CHUNK}
 
 
 @lru_cache(maxsize=1024)
 def _forward_kernel(name: str, options: Options) -> nvrtc.Kernel:
     sources = (*HEADERS, "selective_scan/forward.cu")
-    return nvrtc.get(sources, name, **options.defines(), TILE=FORWARD_TILE, BATCH=BATCH, MIN_BLOCKS=1)
+    return nvrtc.get(sources, name, **options.defines(), TILE=FORWARD_TILE, BATCH=BATCH, MIN_BLOCKS=FORWARD_BLOCKS)
 
 
 @lru_cache(maxsize=1024)
 def _backward_kernel(name: str, options: Options, shared: int) -> nvrtc.Kernel:
     sources = (*HEADERS, "selective_scan/backward.cu")
-    sizes = {"TILE": TILE, "GROUP": GROUP, "TILE_UNROLL": 1, "MIN_BLOCKS": 1, "SHARED_BYTES": shared}
+    sizes = {"TILE": TILE, "GROUP": GROUP, "TILE_UNROLL": 1, "STARTS_UNROLL": 1, "MIN_BLOCKS": 1, "SHARED_BYTES": shared}
     return nvrtc.get(sources, name, **options.defines(), **sizes)
 
 
@@ -182,8 +114,9 @@ class Inputs:
         )
 
     def plan(self) -> Plan:
+        """The layout for these shapes on this GPU."""
         batch, length, width = self.x.shape
-        return plan(batch, length, width, self.A.shape[1])
+        return plan(batch, length, width, self.A.shape[1], _multiprocessors(self.x.device.index))
 
     def options(self, plan: Plan, *others: Tensor) -> "Options":
         """What the kernels are compiled for; `others` are further (B, L, E) tensors whose quads may be whole or not."""
@@ -202,7 +135,7 @@ class Inputs:
 
     def arguments(self, plan: Plan, x: Tensor | None = None) -> list[Tensor | int | None]:
         """The parameters that the kernels of forward.cu share; x may be replaced (by dy, for the adjoints)."""
-        batch, length, width = self.x.shape
+        _, length, width = self.x.shape
         strided = [_strided(t) for t in (self.x if x is None else x, self.dt, self.z, self.B, self.C)]
         fixed = [self.A, self.D, self.dt_bias, self.resets, length, width, plan.segments, plan.segment_rows]
         return [*(argument for three in strided for argument in three), *fixed]
@@ -249,10 +182,13 @@ def _chain(inputs: Inputs, laid: Plan, kernel: str, first: Tensor | None, dy: Te
     chained = inputs.A.new_empty(laid.batch, laid.segments, width, states)
     elapsed = inputs.A.new_empty(laid.batch, laid.segments, width)
     options = inputs.options(laid) if dy is None else inputs.options(laid, dy)
-    _forward_kernel(kernel, options)(laid.grid, laid.warps * 32, *inputs.arguments(laid, dy), chained, elapsed)
+    grid = laid.batch * (laid.segments - 1), laid.blocks  # nothing follows the last segment
+    _forward_kernel(kernel, options)(grid, laid.warps * 32, *inputs.arguments(laid, dy), chained, elapsed)
     threads = 256
     grid = (laid.batch, -(-width * states // threads))
-    _forward_kernel("scan_carry", options)(grid, threads, chained, elapsed, inputs.A, first, laid.segments, width, int(dy is not None))
+    _forward_kernel("scan_carry", options)(
+        grid, threads, chained, elapsed, inputs.A, first, laid.segments, width, int(dy is not None)
+    )
     return chained
 
 
@@ -272,8 +208,14 @@ def backward(
     checkpoints: Tensor,
     *,
     dt_softplus: bool,
+    dz: Tensor | None = None,
+    y: Tensor | None = None,
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of x, dt, A, B, C, D, z, dt_bias and the initial state, each in the dtype of its tensor; None for None."""
+    """Gradients of x, dt, A, B, C, D, z, dt_bias and the initial state in the dtypes of their tensors; None for None.
+
+    Given `dz`, with neighbouring channels, the gradient of z is written there; given `y`, contiguous, the output of the
+    forward is written there again. Both need one dtype for x, dt, B, C and z, and z itself.
+    """
     tensors = (x, dt, A, B, C, D, z, dt_bias, initial_state)
     inputs = Inputs.of(x, dt, A, B, C, D, z, dt_bias, resets, dt_softplus)
     last = None if dfinal is None else _floats(dfinal)
@@ -283,31 +225,41 @@ def backward(
             zeros[-1] = last.to(initial_state.dtype)
         return tuple(zeros)
     with torch.cuda.device(x.device):
-        gradients = _backward(inputs, inputs.plan(), _rows(dy, inputs.x.dtype), last, initial_state is not None, checkpoints)
+        dy = _rows(dy, inputs.x.dtype)
+        outputs = Outputs(dz, y, wants_first=initial_state is not None)
+        gradients = _backward(inputs, inputs.plan(), dy, last, checkpoints, outputs)
     return tuple(None if t is None or g is None else g.to(t.dtype) for t, g in zip(tensors, gradients, strict=True))
 
 
+class Outputs(NamedTuple):
+    """Where the backward writes the gradient of z and the output once more, and whether the first state has one."""
+
+    dz: Tensor | None = None
+    y: Tensor | None = None
+    wants_first: bool = False
+
+
 def _backward(
-    inputs: Inputs, laid: Plan, dy: Tensor, last: Tensor | None, wants_first: bool, checkpoints: Tensor
+    inputs: Inputs, laid: Plan, dy: Tensor, last: Tensor | None, checkpoints: Tensor, outputs: Outputs
 ) -> tuple[Tensor | None, ...]:
     batch, length, width, states = laid.batch, laid.length, laid.width, laid.states
     if laid.segments > 1:
         last = _chain(inputs, laid, "scan_segment_adjoints", last, dy)
     dx, ddt = inputs.x.new_empty(inputs.x.shape), inputs.x.new_empty(inputs.x.shape)
-    dz = None if inputs.z is None else torch.empty_like(dx)
+    dz = outputs.dz if outputs.dz is not None or inputs.z is None else torch.empty_like(dx)
     dA = inputs.A.new_empty(batch * laid.segments, width, states)
     dD, dbias = inputs.A.new_empty(batch * laid.segments, width), inputs.A.new_empty(batch * laid.segments, width)
     partial = inputs.A.new_empty(laid.blocks, batch, length, 2, laid.padded_states)
-    first = inputs.A.new_empty(batch, width, states) if wants_first else None
+    first = inputs.A.new_empty(batch, width, states) if outputs.wants_first else None
     dB, dC = inputs.x.new_empty(inputs.B.shape), inputs.x.new_empty(inputs.B.shape)
-    options = inputs.options(laid, dy)
+    options = inputs.options(laid, dy) if dz is None else inputs.options(laid, dy, dz)
     strided = [_strided(t) for t in (inputs.x, inputs.dt, inputs.z, dy, inputs.B, inputs.C)]
     _backward_kernel("scan_backward", options, laid.shared_backward)(
         laid.grid,
         laid.warps * 32,
         *(argument for three in strided for argument in three),
         *(inputs.A, inputs.D, inputs.dt_bias, inputs.resets, length, width, laid.segments, laid.segment_rows),
-        *(checkpoints, last, dx, ddt, dz, dA, dD, dbias, partial, first),
+        *(checkpoints, last, dx, ddt, *_strided(dz), outputs.y, dA, dD, dbias, partial, first),
         shared=laid.shared_backward,
     )
     rows, threads = batch * length, 256
@@ -351,6 +303,11 @@ def step(
     return y.to(x.dtype)
 
 
+@lru_cache(maxsize=64)
+def _multiprocessors(device: int) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
 def _floats(tensor: Tensor) -> Tensor:
     """float32, contiguous and on 16 bytes, so that four states are one read."""
     tensor = tensor.to(torch.float32).contiguous()
@@ -368,4 +325,3 @@ def _strided(tensor: Tensor | None) -> tuple[Tensor | None, int, int]:
 
 def _row(tensor: Tensor | None) -> tuple[Tensor | None, int]:
     return (None, 0) if tensor is None else (tensor, tensor.stride(0))
-

@@ -170,12 +170,13 @@ __device__ __forceinline__ void walk(Tile& tile, const Sequence& q, const Lane& 
     }
 }
 
-struct Place {  // what this warp works on: channels from `channel`, rows [begin, end) of sequence b, segment of `segments`
+struct Place {  // what this warp works on: channels from `channel`, rows [begin, end) of sequence b, a segment
     i64 channel, b, segment, begin, end;
-    __device__ Place(i64 L, i64 segments, i64 segment_rows) {
+    // `visited` of the segments are walked, those from number `first` on.
+    __device__ Place(i64 L, i64 visited, i64 first, i64 segment_rows) {
         channel = ((i64)blockIdx.y * WARPS + threadIdx.x / 32) * WARP_CHANNELS;
-        b = blockIdx.x / segments;
-        segment = blockIdx.x % segments;
+        b = blockIdx.x / visited;
+        segment = first + blockIdx.x % visited;
         begin = segment * segment_rows;
         end = min(L, begin + segment_rows);
     }
@@ -190,7 +191,7 @@ struct Place {  // what this warp works on: channels from `channel`, rows [begin
 // first (B, segments, E, N): the state before each segment, or null for zeros. last (B, E, N) receives the final state.
 extern "C" __global__ void __launch_bounds__(WARPS * 32, MIN_BLOCKS) scan_forward(SEQUENCE_PARAMETERS, const float* first, io_t* y, float* last, float* checkpoints) {
     __shared__ Tile tiles[WARPS];
-    Place place(L, segments, segment_rows);
+    Place place(L, segments, 0, segment_rows);
     if (place.channel >= E) return;
     Lane me(place.channel, E);
     float4 h[CHANNELS];
@@ -219,15 +220,17 @@ __device__ void walk_segment(Tile& tile, const Sequence& q, const Place& place, 
 }
 
 // local (B, segments, E, N): each segment's end state from zero. elapsed (B, segments, E): its sum of s, infinite past a reset.
+// The last segment is left out.
 extern "C" __global__ void __launch_bounds__(WARPS * 32) scan_segment_states(SEQUENCE_PARAMETERS, float* local, float* elapsed) {
     __shared__ Tile tiles[WARPS];
-    walk_segment<STATES_ONLY>(tiles[threadIdx.x / 32], SEQUENCE(nullptr), Place(L, segments, segment_rows), segments, local, elapsed);
+    walk_segment<STATES_ONLY>(tiles[threadIdx.x / 32], SEQUENCE(nullptr), Place(L, segments - 1, 0, segment_rows), segments, local, elapsed);
 }
 
-// The same for the gradient of the state, from each segment's last row to the one before its first; x is dy here.
+// The same for the gradient of the state, from each segment's last row to the one before its first; x is dy here. The
+// first segment is left out.
 extern "C" __global__ void __launch_bounds__(WARPS * 32) scan_segment_adjoints(SEQUENCE_PARAMETERS, float* local, float* elapsed) {
     __shared__ Tile tiles[WARPS];
-    walk_segment<ADJOINTS_ONLY>(tiles[threadIdx.x / 32], SEQUENCE(nullptr), Place(L, segments, segment_rows), segments, local, elapsed);
+    walk_segment<ADJOINTS_ONLY>(tiles[threadIdx.x / 32], SEQUENCE(nullptr), Place(L, segments - 1, 1, segment_rows), segments, local, elapsed);
 }
 
 // In place, local (B, segments, E, N) from what each segment adds to what each segment starts with; `first` (B, E, N) or null
@@ -238,7 +241,8 @@ extern "C" __global__ void scan_carry(float* local, const float* elapsed, const 
     float a = A[element] * LOG2E, carry = first == nullptr ? 0.f : first[b * E * N + element];
     for (i64 i = 0; i < segments; i++) {
         i64 index = b * segments + (reverse ? segments - 1 - i : i);
-        float added = local[index * E * N + element], s = elapsed[index * E + element / N];
+        bool last = i == segments - 1;  // was not walked, and nothing comes after it
+        float added = last ? 0.f : local[index * E * N + element], s = last ? 0.f : elapsed[index * E + element / N];
         local[index * E * N + element] = carry;
         carry = (isinf(s) ? 0.f : ex2(s * a)) * carry + added;
     }

@@ -1,0 +1,62 @@
+"""Contract of the mixer: what callers may rely on, whichever backend computes it."""
+
+from torch import Tensor
+
+from mambabyte.ops import checks
+from mambabyte.ops.backends import choose
+from mambabyte.ops.mixer import autograd, composed
+
+
+def mixer(
+    xz: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    x_proj: Tensor,
+    dt_proj: Tensor,
+    A: Tensor,
+    D: Tensor,
+    dt_bias: Tensor,
+    out_proj: Tensor,
+    *,
+    conv_state: Tensor | None = None,
+    state: Tensor | None = None,
+    resets: Tensor | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Convolve x, select dt, B and C from it, scan, gate with z and project out: a Mamba layer after its in-projection.
+
+    Mamba, https://arxiv.org/abs/2312.00752, section 3.4. The same values as `causal_conv`, three linear maps and
+    `selective_scan` one after another. On a GPU one op: its backward computes the convolution, dt and the scan's output
+    again instead of keeping them, and writes the gradients of x and z side by side.
+
+    Args:
+        xz: (batch, length, 2 channels), x then z.
+        conv_weight: (channels, width). conv_bias, D, dt_bias: (channels,). A: (channels, states).
+        x_proj: (rank + 2 states, channels). dt_proj: (channels, rank). out_proj: (any width, channels). All are used in
+            xz's dtype.
+        conv_state, state, resets: as `initial_state` and `resets` of `causal_conv` and `selective_scan`.
+        backend: "auto" (by device), "reference", "cpu" or "cuda"; on a CPU those of the ops it is made of.
+
+    Returns:
+        (batch, length, any width) in xz's dtype and the final states of the convolution and the scan. Differentiable in
+        every tensor but `resets`.
+
+    Raises:
+        ValueError: a tensor of the wrong shape or device, named. RuntimeError: a forced backend cannot run.
+    """
+    checks.expect_dimensions("mixer", "xz", xz, "B L 2E")
+    checks.expect_dimensions("mixer", "A", A, "E N")
+    (channels, states), rank = A.shape, dt_proj.shape[-1]
+    shapes = {
+        "xz": (xz, (*xz.shape[:2], 2 * channels)),
+        "x_proj": (x_proj, (rank + 2 * states, channels)),
+        "dt_proj": (dt_proj, (channels, rank)),
+        "out_proj": (out_proj, (out_proj.shape[0], channels)),
+    }
+    checks.expect_shapes("mixer", shapes, xz.device)
+    tensors = (xz, conv_weight, conv_bias, x_proj, dt_proj, A, D, dt_bias, out_proj, conv_state, state, resets)
+    if xz.device.type != "cuda" or backend == "reference":
+        return composed.mixer(*tensors, backend=backend)
+    width = conv_weight.shape[1]
+    chosen = choose("mixer", backend, xz.device, lambda module: module.why_not(xz, states, width))
+    return autograd.mixer(*tensors) if chosen == "cuda" else composed.mixer(*tensors, backend="auto")
