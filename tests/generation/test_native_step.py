@@ -151,6 +151,16 @@ def test_narrow_weights_are_the_model_with_rounded_matrices(weights: str) -> Non
     assert np.abs(narrow - bytewise(NativeEngine(model), TEXT)).max() > 0
 
 
+def test_weights_are_packed_once_and_again_when_they_change() -> None:
+    model = random_model()
+    first, second = NativeEngine(model), NativeEngine(model)
+    assert first._buffers is second._buffers
+    before = bytewise(first, b"abc")
+    with torch.no_grad():
+        model.head.weight.mul_(2.0)
+    assert_close(bytewise(NativeEngine(model), b"abc"), 2 * before)
+
+
 def test_a_cpu_without_avx512(monkeypatch: pytest.MonkeyPatch) -> None:
     host = host_target()
     portable = target_for(host.cpu, re.sub(r"\+avx512", "-avx512", host.features))

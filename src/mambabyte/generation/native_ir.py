@@ -5,9 +5,10 @@ layer, so that a weight is fetched once; columns of one sequence follow each oth
 column is computed with the same operations in the same order whatever its neighbours are, so its bits do not depend on
 them.
 
-A vector holds a block of channels. Matrices are packed (blocks of outputs, inputs, lanes): an output block adds up
-weight vector times one input in every lane, and nothing is summed across lanes. Threads share the output blocks of
-every matrix and meet at four barriers a layer. Everything is padded with zeros to whole blocks: there are no masks.
+A vector holds a block of channels. Matrices are packed (groups of output blocks, inputs, blocks in a group, lanes)
+and so read from end to end: a block adds up its weight vector times one input in every lane, and nothing is summed
+across lanes. Threads share the groups of every matrix and meet at four barriers a layer. Everything is padded with
+zeros to whole groups: there are no masks.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from mambabyte.ops.vector_math import exp2, fma, sigmoid, softplus_and_slope, sq
 
 # Output blocks that one pass over the inputs adds up, and columns that share each weight vector. Two partial sums each,
 # of even and odd inputs, hide the latency of the additions.
-BLOCKS_AT_ONCE, COLUMNS_AT_ONCE = 4, 2
+GROUP, COLUMNS_AT_ONCE = 4, 2
+# Bytes that are asked for before they are used, and bytes that come at once.
+AHEAD, LINE = 4096, 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +65,8 @@ class Plan:
         self.sizes, self.lanes = sizes, lanes
         s = sizes
         outputs = {"D": s.D, "E": s.E, "V": s.V, "P": s.R + 2 * s.N}
-        self.blocks = {name: -(-size // lanes) for name, size in outputs.items()}
+        self.groups = {name: -(-size // (GROUP * lanes)) for name, size in outputs.items()}
+        self.blocks = {name: GROUP * groups for name, groups in self.groups.items()}
         D, E, V, P = (self.blocks[name] * lanes for name in "DEVP")
         # (outputs, inputs) of every matrix; inputs are made even for the two partial sums
         self.matrices = {"in_x": (E, s.D), "in_z": (E, s.D), "select": (P, s.E), "dt": (E, s.R), "out": (D, s.E)}
@@ -100,7 +104,7 @@ class _Step:
         self.f, self.plan, self.s, self.lanes = f, plan, plan.sizes, f.target.lanes
         self.columns, threads = f.index("columns"), f.index("team")
         self.shares = {
-            name: (thread * blocks // threads, (thread + 1) * blocks // threads) for name, blocks in plan.blocks.items()
+            name: (thread * groups // threads, (thread + 1) * groups // threads) for name, groups in plan.groups.items()
         }
 
     def write(self) -> None:
@@ -162,7 +166,8 @@ class _Step:
             self.f.loop(0, self.columns, [], column)
             return []
 
-        self.f.loop(*self.shares[share], [], block)
+        first, last = self.shares[share]
+        self.f.loop(first * GROUP, last * GROUP, [], block)
 
     def _embed(self) -> None:
         def one(block: Int, column: Int) -> None:
@@ -218,32 +223,23 @@ class _Step:
     ) -> None:
         """use(block, column, matrix @ source) for this thread's output blocks and all columns."""
         f = self.f
-        first, last = self.shares[share]
-        groups = (last - first) // BLOCKS_AT_ONCE
 
-        def tile(block: Int, blocks: int) -> None:
+        whole = self.columns // COLUMNS_AT_ONCE
+
+        def group(number: Int, _: list) -> list:
             def several(i: Int, _: list) -> list:
-                self._dot(matrix, scale, inputs, source, block, blocks, i * COLUMNS_AT_ONCE, COLUMNS_AT_ONCE, use)
+                self._dot(matrix, scale, inputs, source, number, i * COLUMNS_AT_ONCE, COLUMNS_AT_ONCE, use)
                 return []
 
             def one(column: Int, _: list) -> list:
-                self._dot(matrix, scale, inputs, source, block, blocks, column, 1, use)
+                self._dot(matrix, scale, inputs, source, number, column, 1, use)
                 return []
 
-            whole = self.columns // COLUMNS_AT_ONCE
             f.loop(0, whole, [], several)
             f.loop(whole * COLUMNS_AT_ONCE, self.columns, [], one)
-
-        def group(i: Int, _: list) -> list:
-            tile(first + i * BLOCKS_AT_ONCE, BLOCKS_AT_ONCE)
             return []
 
-        def rest(block: Int, _: list) -> list:
-            tile(block, 1)
-            return []
-
-        f.loop(0, groups, [], group)
-        f.loop(first + groups * BLOCKS_AT_ONCE, last, [], rest)
+        f.loop(*self.shares[share], [], group)
 
     def _dot(
         self,
@@ -251,28 +247,31 @@ class _Step:
         scale: Pointer,
         inputs: int,
         source: str,
-        block: Int,
-        blocks: int,
+        group: Int,
         column: Int,
         columns: int,
         use: Callable[[Int, Int, Vec], None],
     ) -> None:
-        f, lanes, size = self.f, self.lanes, even(inputs) * self.lanes
+        f, lanes = self.f, self.lanes
         sources = [self._at(source, column + c) for c in range(columns)]
+        weights = matrix + group * (even(inputs) * GROUP * lanes)
 
         def pair(i: Int, sums: list[Vec]) -> list[Vec]:
             new: list[Vec] = []
             for parity in range(2):
                 values = [(x + i * 2 + parity).splat() for x in sources]
-                weights = [matrix + (block + k) * size + (i * 2 + parity) * lanes for k in range(blocks)]
-                old = iter(sums[len(new) :])
-                new += [fma(w, x, next(old)) for w in (p.load() for p in weights) for x in values]
+                here = weights + (i * 2 + parity) * (GROUP * lanes)
+                for ahead in range(AHEAD, AHEAD + GROUP * lanes * matrix.element.size, LINE):
+                    (here + ahead // matrix.element.size).prefetch()
+                for k in range(GROUP):
+                    weight = (here + k * lanes).load()
+                    new += [fma(weight, value, sums[len(new) + c]) for c, value in enumerate(values)]
             return new
 
-        sums = f.loop(0, even(inputs) // 2, [f.vec(0.0)] * (2 * blocks * columns), pair)
-        half = blocks * columns
+        half = GROUP * columns
+        sums = f.loop(0, even(inputs) // 2, [f.vec(0.0)] * (2 * half), pair)
         for k in range(half):
-            at = block + k // columns
+            at = group * GROUP + k // columns
             value = sums[k] + sums[half + k]
             if self.s.scaled:
                 value = value * (scale + at * lanes).load()

@@ -9,12 +9,13 @@ import functools
 import threading
 from collections.abc import Sequence
 from typing import Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mambabyte.generation.native_ir import Layout, Plan, Sizes, even, step
+from mambabyte.generation.native_ir import GROUP, Layout, Plan, Sizes, even, step
 from mambabyte.layers import State
 from mambabyte.layers.mamba import Mamba, MambaState
 from mambabyte.models import ByteLM, ByteLMState
@@ -65,7 +66,7 @@ class NativeEngine:
         if weights not in ELEMENTS:
             raise ValueError(f"weights={weights!r} is not one of {', '.join(ELEMENTS)}")
         self.model, self.threads = model, threads
-        self._kernel, self._plan, self._buffers = _pack(model, weights)
+        self._kernel, self._plan, self._buffers = _packed(model, weights)
         self._work = torch.zeros(COLUMNS, self._plan.work.size)
         self._arrivals = torch.zeros(1, dtype=torch.int64)
         self._lock = threading.Lock()
@@ -145,15 +146,14 @@ class NativeEngine:
 
     def _pack_layer(self, state: State) -> Tensor:
         assert isinstance(state, MambaState)
-        ssm, conv = block(state.ssm), block(state.conv.transpose(1, 2))
-        return torch.cat([ssm.flatten(), conv.flatten()])
+        return _fill(self._plan.state, {"ssm": block(state.ssm), "conv": block(state.conv.transpose(1, 2))})
 
     def _unpack_layer(self, packed: Tensor) -> MambaState:
         s, lanes, blocks = self._plan.sizes, self._plan.lanes, self._plan.blocks["E"]
         ssm, conv = torch.split(packed, list(self._plan.state.sizes.values()))
         taps = unblock(conv.view(1, blocks, s.W - 1, lanes), s.E).transpose(1, 2)
-        dtype = self.model.compute_dtype or self.model.embedding.weight.dtype
-        return MambaState(taps.to(dtype).contiguous(), unblock(ssm.view(1, blocks, s.N, lanes), s.E))
+        # float32 even if the model computes in bfloat16: rounding here would make a joined copy differ from its row
+        return MambaState(taps.contiguous(), unblock(ssm.view(1, blocks, s.N, lanes), s.E))
 
 
 def _sizes(model: ByteLM, weights: Weights) -> Sizes:
@@ -179,8 +179,21 @@ def _compiled(sizes: Sizes) -> Kernel:
     return Kernel(step(host_target(), sizes))
 
 
+Packed = tuple[Kernel, Plan, dict[str, Tensor]]
+_held: WeakKeyDictionary[ByteLM, tuple[tuple, Packed]] = WeakKeyDictionary()
+
+
+def _packed(model: ByteLM, weights: Weights) -> Packed:
+    """As `_pack`, held as long as the model lives and its parameters are not written to."""
+    versions = ((p.data_ptr(), 0 if p.is_inference() else p._version) for p in model.parameters())
+    key = (weights, *versions)
+    if model not in _held or _held[model][0] != key:
+        _held[model] = (key, _pack(model, weights))
+    return _held[model][1]
+
+
 @torch.no_grad()
-def _pack(model: ByteLM, weights: Weights) -> tuple[Kernel, Plan, dict]:
+def _pack(model: ByteLM, weights: Weights) -> Packed:
     """The kernel for a model, where its data lies, and that data."""
     sizes = _sizes(model, weights)
     plan = Plan(sizes, host_target().lanes)
@@ -230,16 +243,16 @@ def _parameters(layer: Mamba) -> dict[str, Tensor]:
 
 
 def _matrix(matrix: Tensor, lanes: int, weights: Weights) -> tuple[Tensor, Tensor]:
-    """(outputs, inputs) -> (blocks, even inputs, lanes) in the weights' type, and the scale of each output row."""
+    """(outputs, inputs) -> (groups, even inputs, GROUP, lanes) in the weights' type, and each output row's scale."""
     outputs, inputs = matrix.shape
-    blocks = -(-outputs // lanes)
-    padded = torch.zeros(blocks * lanes, even(inputs))
+    groups = -(-outputs // (GROUP * lanes))
+    padded = torch.zeros(groups * GROUP * lanes, even(inputs))
     padded[:outputs, :inputs] = matrix
-    scale = torch.ones(blocks * lanes)
+    scale = torch.ones(len(padded))
     if weights == "int8":
         scale = padded.abs().amax(1).clamp(min=1e-30) / 127
         padded = (padded / scale[:, None]).round()
-    return padded.view(blocks, lanes, -1).transpose(1, 2).contiguous().to(DTYPES[weights]), scale
+    return padded.view(groups, GROUP, lanes, -1).permute(0, 3, 1, 2).contiguous().to(DTYPES[weights]), scale
 
 
 def _fill(layout: Layout, values: dict[str, Tensor | None]) -> Tensor:
