@@ -203,6 +203,15 @@ def test_never_resuming_keeps_the_earlier_run(tmp_path: Path) -> None:
     assert (first.out / "before-2" / "step-2").is_dir()
 
 
+def test_data_that_change_end_the_run_with_what_was_learned(tmp_path: Path) -> None:
+    asked = config(tmp_path, steps=40)
+    file = Path(asked.data[0]) / "3.txt"
+    with pytest.raises(ValueError, match=r"3\.txt"):
+        train(asked, listener=At("train", 10, lambda: file.write_bytes(file.read_bytes() + b"more")))
+    assert 10 <= max(int(path.name[5:]) for path in (tmp_path / "run").glob("step-*")) <= 20
+    assert mb.load(tmp_path / "run").config == asked.model
+
+
 def test_damaged_checkpoint_costs_the_steps_since_the_one_before(tmp_path: Path) -> None:
     whole, parts = (config(tmp_path, out, save_every=4) for out in ("whole", "parts"))
     train(whole)

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from mambabyte.training import precision, recipe
 from mambabyte.training import snapshot as snapshots
 from mambabyte.training.config import TrainConfig, conflicts
 from mambabyte.training.learner import Learner
-from mambabyte.training.loop import Evaluator, Loop, Sampler, identity
+from mambabyte.training.loop import Evaluator, Loop, Sampler
 from mambabyte.training.memory import checkpointed
 from mambabyte.training.meter import Meter
 from mambabyte.training.progress import Listener
@@ -93,6 +93,7 @@ def train(
             run=plan.run,
             learner=learner,
             windows=plan.windows,
+            data=plan.data,
             meter=meter,
             position=position,
             evaluators=evaluators,
@@ -124,6 +125,7 @@ class _Plan:
     chosen: recipe.Recipe
     device: torch.device
     windows: Windows
+    data: Mapping[str, str]  # what must be the same for a resumed run to read the same bytes in the same order
 
     @property
     def run(self) -> Path:
@@ -136,7 +138,8 @@ def _plan(config: TrainConfig) -> _Plan:
     chosen = recipe.choose(config, device, corpus.nbytes)
     windows = Windows(corpus, context=chosen.context, batch=chosen.batch, seed=config.seed, carry=config.carry_state)
     config = dataclasses.replace(config, **dataclasses.asdict(chosen))
-    return _Plan(config=config, chosen=chosen, device=device, windows=windows)
+    data = {"fingerprint": corpus.fingerprint, "order": windows.order.name}
+    return _Plan(config=config, chosen=chosen, device=device, windows=windows, data=data)
 
 
 def _claim(plan: _Plan, resume: str, listener: Listener, stack: contextlib.ExitStack) -> Path | None:
@@ -160,11 +163,12 @@ def _claim(plan: _Plan, resume: str, listener: Listener, stack: contextlib.ExitS
 
 def _check_same(plan: _Plan, snapshot: Snapshot) -> None:
     found = conflicts(plan.config, snapshot.config)
-    now = identity(plan.windows)
-    if now["fingerprint"] != snapshot.data["fingerprint"]:
+    if plan.data["fingerprint"] != snapshot.data["fingerprint"]:
         found.append(f"the data are not the bytes of {', '.join(snapshot.config.data)} that it was trained on")
-    elif now["order"] != snapshot.data["order"]:
-        found.append(f"the data come in the order {now['order']}, were in {snapshot.data['order']} (install grain)")
+    elif plan.data["order"] != snapshot.data["order"]:
+        found.append(
+            f"the data come in the order {plan.data['order']}, were in {snapshot.data['order']} (install grain)"
+        )
     if found:
         raise ValueError(
             f"{plan.run}: holds another run: {'; '.join(found)}; choose another --out, or --resume never to begin "

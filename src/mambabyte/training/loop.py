@@ -35,7 +35,8 @@ GLANCE_SECONDS = {"cpu": 0.25, "cuda": 2.0}
 class Loop:
     """One process training one model; everything it needs is handed in, so every part can be called alone.
 
-    `peak` is the learning rate before the schedule; `saved_step` the step of the checkpoint that the run goes on from.
+    `peak` is the learning rate before the schedule; `data` identifies the bytes and their order, as they were at the
+    start; `saved_step` is the step of the checkpoint that the run goes on from.
     """
 
     config: TrainConfig
@@ -44,6 +45,7 @@ class Loop:
     run: Path
     learner: Learner
     windows: Windows
+    data: Mapping[str, str]
     meter: Meter
     position: Position
     evaluators: Sequence[Evaluator]
@@ -77,7 +79,7 @@ class Loop:
                     self.save()
                 if ends:
                     return self.run / f"step-{self.position.step}"
-                self.step(next(batches))
+                self.step(self._next(batches))
 
     def progress(self) -> float:
         """The part of the budget that is used."""
@@ -159,9 +161,7 @@ class Loop:
         self._tick()
         for sink in self.sinks:
             sink.flush()
-        snapshot = Snapshot(
-            config=self.config, data=identity(self.windows), position=self.position, meter=self.meter.to_dict()
-        )
+        snapshot = Snapshot(config=self.config, data=self.data, position=self.position, meter=self.meter.to_dict())
         runs.save(
             self.run,
             self.position.step,
@@ -169,6 +169,13 @@ class Loop:
             keep=self.config.keep,
         )
         self.saved_step = self.position.step
+
+    def _next(self, batches: Iterator[Batch]) -> Batch:
+        try:
+            return next(batches)
+        except (ValueError, OSError):  # a file was changed or cannot be read: what was learned so far is whole
+            self.save()
+            raise
 
     def _evaluations_due(self) -> int:
         every, step, progress = self.config.evaluate_every, self.position.step, self.progress()
@@ -225,11 +232,6 @@ class Loop:
         for sink in self.sinks:
             sink.write(record)
         self.listener.record(record)
-
-
-def identity(windows: Windows) -> dict[str, str]:
-    """What must be the same for a resumed run to read the same bytes in the same order."""
-    return {"fingerprint": windows.corpus.fingerprint, "order": windows.order.name}
 
 
 @contextlib.contextmanager
