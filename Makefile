@@ -27,7 +27,7 @@ $(READY): pyproject.toml tools/setup.sh
 	touch $@
 
 demo: $(READY)
-	$(RUN) -m mambabyte demo
+	$(RUN) -m mambabyte demo --out runs/demo
 
 # one torch thread a worker: two workers with two threads each would fight for the cores
 test: $(READY)
@@ -49,6 +49,8 @@ bench: $(READY)
 	.venv/bin/python -m pip --version >/dev/null 2>&1 || $(RUN) -m ensurepip
 	$(RUN) -m pip install --quiet -e ".[bench]"
 	$(RUN) benchmarks/scan_cpu.py
+	$(RUN) benchmarks/train_step_cpu.py
+	$(RUN) benchmarks/decode_cpu.py
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis src/*.egg-info

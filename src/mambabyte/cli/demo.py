@@ -1,21 +1,24 @@
-"""`mambabyte demo`: from nothing to a trained byte model in a few minutes, on text that every machine with Python has."""
+"""`mambabyte demo`: from nothing to a trained byte model in minutes, on text that every machine with Python has."""
 
 import gzip
 import hashlib
+import shutil
+import sys
 import sysconfig
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from mambabyte.cli.console import print_table
 
 if TYPE_CHECKING:
     from mambabyte.evaluation import Report
     from mambabyte.models import ByteLM
-    from mambabyte.training import TrainConfig
 
+PRESET = "mambabyte-2m"
 SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idle_test", "encodings", "pydoc_data"}
 HELD_OUT_SIZES = range(8_000, 60_000)  # bytes; smaller files say little, larger ones take long to evaluate
 HELD_OUT_FILES = 12
@@ -26,7 +29,7 @@ SAMPLE_BYTES = 500
 def demo(
     *,
     out: Path = Path("mambabyte-demo"),
-    minutes: float = 3.0,
+    minutes: Annotated[float, Parameter(validator=Number(gt=0))] = 3.0,
     seed: int = 0,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
@@ -47,8 +50,7 @@ def demo(
     """
     from mambabyte.cli.console import print_json
     from mambabyte.evaluation import evaluate
-    from mambabyte.training import train
-    from mambabyte.training.progress import display
+    from mambabyte.training import TrainConfig, display, train
 
     began = time.monotonic()
     training, held_out = library()
@@ -57,7 +59,12 @@ def demo(
         f"Training on {len(training)} files of Python's standard library, {size / 1e6:.1f} MB, no tokenizer.",
         flush=True,
     )
-    result = train(recipe(training, out, minutes, seed), listener=display(), resume="never")
+    data = tuple(str(path) for path in training)
+    config = TrainConfig(preset=PRESET, data=data, out=str(out), minutes=minutes, seed=seed)
+    result = train(config, listener=display(), resume="never")
+    if not result.finished:
+        print(f"Stopped early, and saved: go on with {_program()} train --config {out / 'train.json'}")
+        return
 
     print(f"\nReading {len(held_out)} files that it has never seen:\n", flush=True)
     report = evaluate(result.model, held_out)
@@ -90,24 +97,6 @@ def library() -> tuple[list[Path], list[Path]]:
     by_hash = sorted(files, key=lambda path: hashlib.sha256(path.relative_to(root).as_posix().encode()).digest())
     held_out = [path for path in by_hash if path.stat().st_size in HELD_OUT_SIZES][:HELD_OUT_FILES]
     return [path for path in files if path not in set(held_out)], held_out
-
-
-def recipe(training: list[Path], out: Path, minutes: float, seed: int) -> "TrainConfig":
-    """The run: as many updates of a small model as the minutes allow."""
-    from mambabyte.training import TrainConfig
-
-    return TrainConfig(
-        preset="mambabyte-2m",
-        data=tuple(str(path) for path in training),
-        out=str(out),
-        minutes=minutes,
-        batch=8,
-        context=512,
-        learning_rate=4e-3,
-        clip=1.0,
-        warmup=50,
-        seed=seed,
-    )
 
 
 def _show_files(report: "Report", gzips: dict[str, float]) -> None:
@@ -157,9 +146,19 @@ def _close(
         "xz -9, each file": f"{figures['xz_bits_per_byte']:.3f}, beaten on {better['xz']} of {files} files",
         "wrote": f"{SAMPLE_BYTES} bytes at {figures['generate_bytes_per_second']:,.0f} bytes/s",
         "time": f"{figures['seconds']:.0f} s",
-        "write more": f"mambabyte generate {out} --prompt 'import ' --temperature 0.7",
-        "measure any file": f"mambabyte evaluate {out} --data FILE",
-        "train on your own": "mambabyte train --preset mambabyte-5m --data FOLDER --out run --minutes 30",
+        "write more": f"{_program()} generate {out} --prompt 'import ' --temperature 0.7",
+        "measure any file": f"{_program()} evaluate {out} --data FILE",
+        "see what surprises it": f"{_program()} surprisal {out} FILE",
+        "train on your own": f"{_program()} train --preset mambabyte-5m --data FOLDER --out run --minutes 30",
     }
     print()
     print_table("What happened, and what to try next", rows)
+
+
+def _program() -> str:
+    """What to type for `mambabyte` here: the environment of `make` is not on the path."""
+    if shutil.which("mambabyte"):
+        return "mambabyte"
+    beside = Path(sys.executable).parent / "mambabyte"
+    here = Path.cwd()
+    return str(beside.relative_to(here) if beside.is_relative_to(here) else beside)
