@@ -45,8 +45,8 @@ def evaluate(
     model
         A model folder or the folder of a training run.
     data
-        Files, folders or globs; every file is a document, every byte is scored once, and the first from what the model
-        expects after one newline.
+        Files, folders, globs, prepared sets and whatever `mambabyte prepare` reads; every file is a document, every
+        byte is scored once, and the first from what the model expects after one newline.
     tasks
         Tasks of lm-evaluation-harness by name, such as lambada_openai,hellaswag; needs the extra "eval".
     mode

@@ -64,7 +64,8 @@ def train(
     preset
         The architecture, by name; an unknown name lists them all.
     data
-        Files, folders or globs, text or binary; every file is a document.
+        Files, folders or globs, text or binary; every file is a document. Also prepared sets (books:3 code:1 mixes
+        them three to one) and whatever `mambabyte prepare` reads.
     out
         The run folder; "run" unless given.
     minutes
