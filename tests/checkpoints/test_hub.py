@@ -143,3 +143,7 @@ def test_the_command_line_pushes_and_fetches(hub: Hub, tmp_path: Path, capsys: p
     assert pushed["commit"].endswith(hub.branches["owner/name"]["main"])
     assert command(["convert", "hf://owner/name", str(tmp_path / "back")]) == 0
     assert same(mb.load(tmp_path / "back"), model)
+    capsys.readouterr()
+    assert command(["info", "hf://owner/name", "--json"]) == 0
+    described = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert described["parameters"] == sum(p.numel() for p in model.parameters())

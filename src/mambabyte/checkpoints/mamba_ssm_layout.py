@@ -106,7 +106,7 @@ def _disagreements(data: Mapping[str, Any], config: ByteLMConfig, where: str) ->
     pairs += [(f"ssm_cfg.{key}", data["ssm_cfg"][key], ssm[key]) for key in ssm if key in data.get("ssm_cfg", {})]
     for key, wrong, right in pairs:
         if wrong != right and not (key == "ssm_cfg.dt_rank" and wrong == the_rank(config)):
-            yield f"{where}: says {key} = {str(wrong)[:60]}, but the weights are those of {right}; the weights decide"
+            yield f"{where}: says {key} = {str(wrong)[:60]}, but by the weights it is {right}; the weights decide"
     if "pad_id" in data:
         yield f"{where}: pad_id = {str(data['pad_id'])[:60]} is ignored: every byte is a token of its own here"
 

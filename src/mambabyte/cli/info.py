@@ -63,15 +63,15 @@ def _find(name: str) -> dict[str, Any]:
     from mambabyte.config import unknown
     from mambabyte.models import PRESETS
 
-    if Path(name).exists():
-        return _describe_folder(Path(name))
+    if Path(name).exists() or name.startswith("hf://"):
+        return _describe_folder(name)
     if name not in PRESETS:
         raise UsageError(f"{name} is no folder here, and {unknown('preset', name, PRESETS)}")
     return describe(PRESETS[name])
 
 
-def _describe_folder(path: Path) -> dict[str, Any]:
-    """A model folder, or the newest whole checkpoint of a run; the weights are not read."""
+def _describe_folder(path: str) -> dict[str, Any]:
+    """A model folder, the newest whole checkpoint of a run, or a model on the Hub; the weights are not read."""
     from mambabyte.checkpoints.model_folder import find, open_folder
 
     folder = find(path)
