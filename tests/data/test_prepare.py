@@ -191,6 +191,20 @@ def test_killed_at_any_moment_it_goes_on_and_never_looks_whole_before_it_is(tmp_
     assert kills
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "preparing.json", "shard-00000.bin"])
+def test_overwrite_replaces_a_damaged_set_too(tmp_path, name):
+    (tmp_path / "a").write_bytes(b"a" * 100)
+    prepare([str(tmp_path / "a")], tmp_path / "set")
+    before = digests(tmp_path / "set")
+    if name == "preparing.json":
+        (tmp_path / "set/manifest.json").unlink()
+    (tmp_path / "set" / name).write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=name):
+        prepare([str(tmp_path / "a")], tmp_path / "set")
+    prepare([str(tmp_path / "a")], tmp_path / "set", overwrite=True)
+    assert digests(tmp_path / "set") == before
+
+
 def test_a_finished_set_is_left_alone_and_another_needs_overwrite(tmp_path):
     (tmp_path / "a").write_bytes(b"a")
     (tmp_path / "b").write_bytes(b"b")
@@ -232,7 +246,7 @@ def test_two_at_once_are_refused(tmp_path):
     (tmp_path / "a").write_bytes(b"a")
 
     def second(nbytes: int, count: int) -> None:
-        with pytest.raises(ValueError, match="another `mambabyte prepare`"):
+        with pytest.raises(ValueError, match="another run is preparing"):
             prepare([str(tmp_path / "a")], tmp_path / "set")
 
     prepare([str(tmp_path / "a")], tmp_path / "set", report=second)

@@ -100,7 +100,7 @@ def test_any_split_of_the_rows_gives_the_same_batch(documents, carry, step, cuts
     for rows in (slice(cut), slice(cut, None), slice(cut, None, 2)):
         again = Windows(windows.corpus, context=context, batch=batch, seed=seed, carry=carry).batch(step, rows)
         for name in ("inputs", "targets", "resets", "continues"):
-            assert torch.equal(getattr(again, name), getattr(whole.rows(rows), name)), name
+            assert torch.equal(getattr(again, name), getattr(whole, name)[rows]), name
 
 
 @FEWER
@@ -147,7 +147,6 @@ def test_mixtures_follow_their_weights_and_never_cross_shares(shares, weights, c
     total = sum(weights[: len(shares)])
     for share, weight in enumerate(weights[: len(shares)]):
         assert abs(drawn[share] - 12 * batch * weight / total) < share + 1
-    assert windows.passes(steps)[str(shares[0])] == pytest.approx(drawn[0] / windows._shares[0].runs, abs=1)
 
 
 def test_passes_and_seeds_differ_in_order():

@@ -20,6 +20,7 @@ from mambabyte.data.shards import (
     Manifest,
     Progress,
     ShardWriter,
+    is_set,
     printable,
     publish_json,
     read_manifest,
@@ -29,6 +30,7 @@ from mambabyte.data.shards import (
 from mambabyte.data.sources import Document, Input, Reading, documents, find_inputs, parse_source
 
 SHARD_BYTES = 1 << 28
+_LOCK = ".preparing.lock"
 Report = Callable[[int, int], object]
 
 
@@ -209,14 +211,14 @@ def _pass_over(found: Iterator[Document]) -> None:
 def _finished(out: Path, description: Description, overwrite: bool, resumable: bool) -> Manifest | None:
     """The manifest if the set is done. Raises ValueError if the folder holds anything that must not be written over."""
     if not (out / MANIFEST).exists():
-        names = {path.name for path in out.iterdir()}
-        if names and PROGRESS not in names and names != {PROGRESS + ".tmp"}:
+        names = {path.name for path in out.iterdir()} - {_LOCK, f"{PROGRESS}.tmp"}
+        if names and PROGRESS not in names:
             raise ValueError(f"{out}: is not empty and no prepared set; choose another folder")
         return None
-    manifest = read_manifest(out)
-    if overwrite:
+    if overwrite and is_set(out):
         _clear(out, description)
         return None
+    manifest = read_manifest(out)
     if manifest.source != description or not resumable:
         raise ValueError(
             f"{out}: holds a set that was prepared from something else; choose another folder or overwrite it"
@@ -229,10 +231,15 @@ def _finished(out: Path, description: Description, overwrite: bool, resumable: b
 def _begin(out: Path, description: Description, overwrite: bool, resumable: bool) -> Progress:
     """The progress to go on from, which is in the folder before any shard is."""
     if (out / PROGRESS).exists():
-        progress = read_progress(out)
-        if progress.source == description and resumable:
+        try:
+            progress = read_progress(out)
+        except ValueError:
+            if not overwrite:
+                raise
+            progress = None
+        if progress is not None and progress.source == description and resumable:
             return progress
-        if progress.source != description and not overwrite:
+        if progress is not None and progress.source != description and not overwrite:
             raise ValueError(
                 f"{out}: holds an unfinished set of something else (or its sources have changed since); choose another "
                 "folder or overwrite it"
@@ -267,14 +274,16 @@ def _check_apart(source: str, out: Path) -> None:
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """Hold the folder, so that two runs never write to it at once; the lock ends with the process."""
-    descriptor = os.open(out, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise ValueError(f"{out}: another `mambabyte prepare` is writing to this folder; wait for it to end") from None
-    try:
-        yield
-    finally:
-        os.close(descriptor)
+    """Hold the folder, so that two runs never write to it at once; the lock ends with the process.
+
+    It is on a file because network file systems lock nothing that is not open for writing.
+    """
+    with (out / _LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{out}: another run is preparing this folder; wait for it to end") from None
+        try:
+            yield
+        finally:
+            (out / _LOCK).unlink(missing_ok=True)

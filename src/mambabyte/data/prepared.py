@@ -135,7 +135,7 @@ def _check_size(path: Path, size: int) -> None:
     try:
         found = path.stat().st_size
     except FileNotFoundError:
-        raise ValueError(f"{path}: is missing from its prepared set; restore it or prepare the set again") from None
+        raise ValueError(f"{path}: is missing from its prepared set; restore it or overwrite the set") from None
     if found != size:
         raise ValueError(_damaged(os.fspath(path), f"it has {found} bytes instead of {size}"))
 
@@ -147,4 +147,4 @@ def _check_sha256(path: Path, sha256: str) -> None:
 
 
 def _damaged(path: str, how: str) -> str:
-    return f"{path}: is not what was prepared ({how}); restore it or prepare the set again"
+    return f"{path}: is not what was prepared ({how}); restore it or overwrite the set"

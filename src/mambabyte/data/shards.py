@@ -122,7 +122,7 @@ def read_manifest(folder: Path) -> Manifest:
     manifest = _read(Manifest, folder / MANIFEST)
     totals = sum(shard.bytes for shard in manifest.shards), sum(shard.documents for shard in manifest.shards)
     if totals != (manifest.bytes, manifest.documents):
-        raise ValueError(f"{folder / MANIFEST}: is damaged: its totals and its shards disagree; prepare the set again")
+        raise ValueError(f"{folder / MANIFEST}: its totals and its shards disagree; restore it or overwrite the set")
     return manifest
 
 

@@ -1,7 +1,6 @@
 """Training windows: row `row` of step `step` as a pure function of the seed, whoever asks and in whatever order."""
 
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 import torch
@@ -28,15 +27,6 @@ class Batch:
     targets: Tensor
     resets: Tensor
     continues: Tensor
-
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
-        """The same batch on another device."""
-        tensors = (self.inputs, self.targets, self.resets, self.continues)
-        return type(self)(*(tensor.to(device, non_blocking=non_blocking) for tensor in tensors))
-
-    def rows(self, rows: slice) -> Self:
-        """Some of the rows, as views."""
-        return type(self)(self.inputs[rows], self.targets[rows], self.resets[rows], self.continues[rows])
 
 
 class Windows:
@@ -84,12 +74,6 @@ class Windows:
             resets=torch.from_numpy(first[:, :-1].copy()),
             continues=torch.from_numpy(continues),
         )
-
-    def passes(self, step: int) -> dict[str, float]:
-        """How often each share has been read when `step` steps are done."""
-        draws = step * self.batch_size / self.run_length
-        total = sum(share.weight for share in self.corpus.shares)
-        return {runs.share.name: draws * float(runs.share.weight / total) / runs.runs for runs in self._shares}
 
     def _span(self, step: int, row: int) -> tuple[int, int]:
         """Where a window begins and where its last target ends, in corpus positions; empty past the end of a run."""
