@@ -17,6 +17,8 @@ OPS = Path(__file__).parent
 IO_CODES = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
 # A block gets more than this much shared memory only after the driver is asked for it.
 STATIC_SHARED_LIMIT = 48 * 1024
+# Kernels reach the rows of a block, at most 128, by 32-bit offsets from the first.
+MAX_ROW_STRIDE = 1 << 23
 
 
 def why_not(tensor: Tensor) -> str | None:
@@ -78,6 +80,12 @@ def whole_quads(tensor: Tensor) -> bool:
     """Whether four neighbours can be read at once anywhere in the tensor."""
     whole = tensor.shape[-1] % 4 == 0 and all(stride % 4 == 0 for stride in tensor.stride()[:-1])
     return whole and tensor.data_ptr() % (4 * tensor.element_size()) == 0
+
+
+def neighbouring(tensor: Tensor) -> Tensor:
+    """The tensor, copied unless its last dimension lies together and rows are close enough for 32-bit offsets."""
+    near = tensor.ndim < 2 or tensor.stride(-2) < MAX_ROW_STRIDE
+    return tensor if tensor.stride(-1) == 1 and near else tensor.contiguous()
 
 
 class Kernel:

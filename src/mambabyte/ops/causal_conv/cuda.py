@@ -35,7 +35,7 @@ def forward(
     """y (B, L, E) and the final state (B, W - 1, E), both in x's dtype."""
     batch, length, width = x.shape
     taps = weight.shape[1]
-    x = _rows(x)
+    x = nvrtc.neighbouring(x)
     state = None if initial_state is None else initial_state.to(x.dtype).contiguous()
     y, last = x.new_empty(x.shape), x.new_empty(batch, taps - 1, width)
     if x.numel() == 0:
@@ -69,7 +69,7 @@ def backward(
     """
     batch, length, width = x.shape
     taps = weight.shape[1]
-    x, dy = _rows(x), _rows(dy.to(x.dtype))
+    x, dy = nvrtc.neighbouring(x), nvrtc.neighbouring(dy.to(x.dtype))
     state = None if initial_state is None else initial_state.to(x.dtype).contiguous()
     dlast = None if dfinal is None else dfinal.to(x.dtype).contiguous()
     dx = x.new_empty(x.shape) if dx is None else dx
@@ -99,7 +99,7 @@ def step(state: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, *, activ
         y = step(updated, x, weight, bias, activation=activation)
         state.copy_(updated)
         return y
-    x = _rows(x)
+    x = nvrtc.neighbouring(x)
     batch, width = x.shape
     y = x.new_empty(x.shape)
     if x.numel() == 0:
@@ -128,10 +128,6 @@ def _compiled(name: str, io: int, taps: int, silu: bool, resets: bool, aligned: 
 
 def _grid(stretches: int, width: int, threads: int) -> tuple[int, int]:
     return stretches, -(-width // (4 * threads))
-
-
-def _rows(tensor: Tensor) -> Tensor:
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
 def _floats(tensor: Tensor) -> Tensor:

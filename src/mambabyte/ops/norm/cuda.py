@@ -9,7 +9,7 @@ from mambabyte.ops import nvrtc
 
 SOURCES = ("device.cuh", "norm/kernels.cu")
 MAX_WIDTH = 16384
-THREADS = 256
+THREADS = 128
 # Blocks that walk the rows in the backward: enough to fill large GPUs, few enough to keep the sums for dweight small.
 BACKWARD_BLOCKS = 528
 

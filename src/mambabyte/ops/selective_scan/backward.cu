@@ -1,5 +1,8 @@
 // Backward selective scan: all gradients of scan_forward from dy, the inputs, and the states that the forward kept every CHUNK rows.
 //
+// From the host: what layout.cuh takes, CHUNK, GROUP, TILE (rows between checkpoints, finished together, in registers), MIN_BLOCKS and
+// SHARED_BYTES.
+//
 // With g_t = dL/dh_t before row t's own share:  g += dy C;  dB += g s x;  dC += dy h;  d(s x) += g . B;  g *= a;  dA += g h_prev s;
 // ds += g h_prev . A. A warp walks chunks from the last to the first. In a chunk it (1) runs the states forward again, keeping them at
 // the start of every TILE rows in shared memory, and (2) tile by tile, backwards, recomputes states and decays once more, now into
@@ -129,19 +132,15 @@ __device__ __forceinline__ void prefetch_chunk(const Sequence& q, const Lane& me
 
 __device__ __forceinline__ void recompute_starts(Shared& shared, Warp& warp, const Lane& me, const float4 (&a)[CHANNELS], float4 (&h)[CHANNELS]) {
     float4 decay[CHANNELS];
-    Operands row[2];
-    row[0].load(shared, warp, 0, me);
-#pragma unroll STARTS_UNROLL
-    for (int k = 0; k < TILES; k += 2) {
+#pragma unroll 1
+    for (int k = 0; k < TILES; k++) {
+        Operands row;
+        row.load(shared, warp, k * TILE, me);
 #pragma unroll
-        for (int odd = 0; odd < 2; odd++) {
-            if (k + odd + 2 < TILES) row[1 - odd].load(shared, warp, (k + odd + 1) * TILE, me);
+        for (int j = 0; j < CHANNELS; j++) warp.start[k][j][threadIdx.x % 32] = h[j];
+        if (k + 1 == TILES) break;
 #pragma unroll
-            for (int j = 0; j < CHANNELS; j++) warp.start[k + odd][j][threadIdx.x % 32] = h[j];
-            if (k + odd + 1 == TILES) return;
-#pragma unroll
-            for (int t = 0; t < TILE; t++) advance(row[odd], t, a, h, decay);
-        }
+        for (int t = 0; t < TILE; t++) advance(row, t, a, h, decay);
     }
 }
 
@@ -350,7 +349,7 @@ scan_backward(io_t* x, i64 x_batch, i64 x_row, io_t* dt, i64 dt_batch, i64 dt_ro
             group.move(-GROUP);
             if (r > 0 || t0 > begin) group.load(me, left - (r - GROUP));  // on its way while this group is walked
             __syncwarp();
-#pragma unroll TILE_UNROLL
+#pragma unroll 1
             for (int k = GROUP / TILE - 1; k >= 0; k--) walk_tile_back(shared, warp, r / TILE + k, k * TILE, me, a, g, dA);
             __syncwarp();
 #pragma unroll

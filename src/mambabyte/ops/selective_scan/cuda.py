@@ -59,7 +59,7 @@ def _forward_kernel(name: str, options: Options) -> nvrtc.Kernel:
 @lru_cache(maxsize=1024)
 def _backward_kernel(name: str, options: Options, shared: int) -> nvrtc.Kernel:
     sources = (*HEADERS, "selective_scan/backward.cu")
-    sizes = {"TILE": TILE, "GROUP": GROUP, "TILE_UNROLL": 1, "STARTS_UNROLL": 1, "MIN_BLOCKS": 1, "SHARED_BYTES": shared}
+    sizes = {"TILE": TILE, "GROUP": GROUP, "MIN_BLOCKS": 1, "SHARED_BYTES": shared}
     return nvrtc.get(sources, name, **options.defines(), **sizes)
 
 
@@ -315,8 +315,7 @@ def _floats(tensor: Tensor) -> Tensor:
 
 
 def _rows(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    tensor = tensor.to(dtype)
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+    return nvrtc.neighbouring(tensor.to(dtype))
 
 
 def _strided(tensor: Tensor | None) -> tuple[Tensor | None, int, int]:

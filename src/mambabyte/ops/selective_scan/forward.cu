@@ -5,6 +5,8 @@
 // between warps. Where batch x channels cannot fill the GPU, time is cut into segments: `scan_segment_states` finds each
 // segment's end state from zero, `scan_carry` chains them (the decay over a segment is exp(A sum s)), and `scan_forward` then
 // runs all segments at once. `scan_segment_adjoints` is the same thing backwards, for the gradient of the state.
+//
+// From the host: what layout.cuh takes, CHUNK (rows between checkpoints), TILE, BATCH (rows in registers) and MIN_BLOCKS.
 
 using Burst = Quads<TILE>;
 using StateBurst = StateQuads<TILE>;
