@@ -100,8 +100,9 @@ def _read_pickle(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path}: refused: besides tensors this pickle holds objects that could run code when it is loaded"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path}: not a whole file of torch.save's ({str(error).splitlines()[0]})") from error
+    except Exception as error:  # a pickle is a program: a damaged one can fail in any way there is
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path}: not a whole file of torch.save's ({reason})") from error
     if not isinstance(tensors, dict) or not all(isinstance(name, str) for name in tensors):
         raise ValueError(f"{path}: expected a dict of tensors by name, got a {type(tensors).__name__}")
     for name, tensor in tensors.items():
