@@ -7,6 +7,7 @@
 // From the host: IO, WIDTH, SILU, RESETS, ALIGNED, ROWS, READ.
 
 constexpr int PAST = WIDTH - 1;
+static_assert(READ <= 32, "a warp reads the marks of READ rows at once");
 
 struct Channels {  // this thread's four channels
     i64 first;
@@ -103,6 +104,25 @@ struct Stream {  // READ rows at a time, the next ones on their way
     }
 };
 
+// Which of READ rows start a document, a bit a row, for the whole warp: each lane reads the mark of one row, ahead of time.
+struct Marks {
+    const unsigned char* p;
+    unsigned char next;
+
+    __device__ __forceinline__ void fetch(i64 rows) {
+        if (!RESETS) return;
+        int lane = threadIdx.x % 32;
+        next = lane < READ && lane < rows ? p[lane] : 0;
+        p += READ;
+    }
+    __device__ __forceinline__ unsigned take(i64 rows_after) {
+        if (!RESETS) return 0;
+        unsigned now = __ballot_sync(ALL, next);
+        fetch(rows_after);
+        return now;
+    }
+};
+
 // visit(r) for the rows of a batch that exist; a whole batch, the common case, without a branch between rows.
 template <class Visit>
 __device__ __forceinline__ void each_row(i64 rows, Visit visit) {
@@ -120,10 +140,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) conv_forward(const io_t* x
                                                                 io_t* y, io_t* last, i64 L, i64 E, i64 stretches) {
     i64 b = blockIdx.x / stretches, t0 = blockIdx.x % stretches * ROWS, end = min(L, t0 + ROWS);
     Channels me(E);
-    if (me.valid == 0) return;
+    if (!RESETS && me.valid == 0) return;  // with resets all lanes of a warp read marks
     Input in{x + b * x_batch + me.first, state == nullptr ? nullptr : state + b * PAST * E + me.first, resets + b * L, x_row, E};
     Stream stream(in, t0);
-    stream.fetch(end - t0, me);
+    Marks marks{in.resets + t0};
+    stream.fetch(end - t0, me), marks.fetch(end - t0);
     Taps taps(weight, bias, me);
     Window window;
     in.recall(window, t0, me);
@@ -131,8 +152,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) conv_forward(const io_t* x
     for (i64 t = t0; t < end; t += READ, to += READ * E) {
         io4 now[READ];
         stream.take(now, end - t - READ, me);
+        unsigned starts = marks.take(end - t - READ);
         each_row(end - t, [&](int r) {
-            if (RESETS && in.resets[t + r]) window.empty();
+            if (RESETS && starts >> r & 1) window.empty();
             window.push(unpack(now[r]));
             float4 out = window.convolve(taps);
             if (SILU) out = make_float4(silu(out.x), silu(out.y), silu(out.z), silu(out.w));
@@ -150,7 +172,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) conv_backward(const io_t* 
                                                                  const io_t* dy, i64 dy_batch, i64 dy_row, const io_t* dlast, io_t* dx, i64 dx_batch, i64 dx_row, io_t* dstate, float* partial, i64 L, i64 E, i64 stretches) {
     i64 b = blockIdx.x / stretches, t0 = blockIdx.x % stretches * ROWS, end = min(L, t0 + ROWS), visited = min(L, end + PAST);
     Channels me(E);
-    if (me.valid == 0) return;
+    if (!RESETS && me.valid == 0) return;  // with resets all lanes of a warp read marks
     Input in{x + b * x_batch + me.first, state == nullptr ? nullptr : state + b * PAST * E + me.first, resets + b * L, x_row, E};
     Input out{dy + b * dy_batch + me.first, nullptr, nullptr, dy_row, E};
     Taps taps(weight, bias, me);
@@ -171,12 +193,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) conv_backward(const io_t* 
         else if (t < 0 && t0 == 0 && dstate != nullptr) store4<ALIGNED>(dstate + (b * PAST + t + PAST) * E + me.first, me.valid, value);
     };
     Stream xs(in, t0), dys(out, t0);
-    xs.fetch(visited - t0, me), dys.fetch(visited - t0, me);
+    Marks marks{in.resets + t0};
+    xs.fetch(visited - t0, me), dys.fetch(visited - t0, me), marks.fetch(visited - t0);
     for (i64 t = t0; t < visited; t += READ) {
         io4 now_x[READ], now_dy[READ];
         xs.take(now_x, visited - t - READ, me), dys.take(now_dy, visited - t - READ, me);
+        unsigned starts = marks.take(visited - t - READ);
         each_row(visited - t, [&](int r) {
-            if (RESETS && in.resets[t + r]) window.empty(), alive = 0;
+            if (RESETS && starts >> r & 1) window.empty(), alive = 0;
             window.push(unpack(now_x[r]));
             float4 d = unpack(now_dy[r]);
             if (SILU) {
