@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mambabyte.generation import ByteDrafter, Cursor, LookupDrafter, generate, stream
 from mambabyte.generation import engine as engines
 from mambabyte.generation.sampling import Sampler, Sampling, log_weights, probabilities
-from mambabyte.generation.speculation import LONGEST, Pace
+from mambabyte.generation.speculation import LONGEST, PROBE, VERIFYING, Pace
 from tests.generation.conftest import tiny_model
 
 PROMPTS = [b"", b"a", b"abcabcabcabc", b"\xff\x00\xfe", b"the cat. the dog. the "]
@@ -38,6 +38,9 @@ class Scripted:
 
     def read(self, data):
         self.at += len(data)
+
+    def close(self):
+        pass
 
     def guess(self, count, cursor):
         return self.script[self.at : self.at + count]
@@ -85,15 +88,17 @@ def test_a_guess_that_goes_wrong_anywhere_costs_only_the_rest(model, right):
 
 
 def test_a_perfect_drafter_gives_many_bytes_a_pass(model):
-    for drafter in (ByteDrafter(model), "lookup"):
-        pieces = stream(model, b"ab" * 60, max_bytes=100, temperature=0.0, drafter=drafter)
-        out = b"".join(pieces)
-        report = pieces.statistics.to_dict()
-        assert report["bytes"] == len(out) == 100
-        if drafter != "lookup":
-            assert report["acceptance"] == 1
-            assert report["bytes_per_pass"] > 3
-        assert 0 < report["drafter_share"] < 1
+    plain = generate(model, b"ab" * 60, max_bytes=100, temperature=0.0)
+    pieces = stream(model, b"ab" * 60, max_bytes=100, temperature=0.0, drafter=Scripted(plain))
+    assert b"".join(pieces) == plain
+    report = pieces.statistics.to_dict()
+    assert report["bytes"] == 100
+    assert report["acceptance"] == 1
+    assert report["bytes_per_pass"] > 3
+    assert 0 < report["drafter_share"] < 1
+    pieces = stream(model, b"ab" * 60, max_bytes=100, temperature=0.0, drafter=ByteDrafter(model))
+    assert b"".join(pieces) == plain
+    assert pieces.statistics.accepted == pieces.statistics.drafted > 0
 
 
 def near_tie_model(gap):
@@ -224,10 +229,17 @@ def test_a_guess_grows_with_acceptance_and_shrinks_with_cost():
 
     lengths = [settled(a, 0.0) for a in (0.0, 0.3, 0.6, 0.9, 1.0)]
     assert lengths == sorted(lengths)
-    assert lengths[0] == 1
+    assert lengths[0] == 0
     assert lengths[-1] == LONGEST
     assert settled(0.9, 0.0) > settled(0.9, 0.3) >= 1
+    hopeless = Pace(5.0)
+    guesses = [hopeless.length() for _ in range(4 * PROBE)]
+    assert guesses.count(1) == 4
+    assert guesses.count(0) == 4 * (PROBE - 1)
     pace = Pace(0.0)
+    for _ in range(100):
+        pace.time(4, 4.0, 1.0 + 4 * VERIFYING)
+    assert pace.cost == pytest.approx(1.0, rel=1e-3)
     for _ in range(100):
         pace.learn(4, 4)
     assert pace.acceptance > 0.99
@@ -243,3 +255,31 @@ def test_wrong_drafters_are_sentences(model):
         generate(model, b"a", top_beta=3)
     with pytest.raises(ValueError, match="top_beta must be"):
         generate(model, b"a", drafter="lookup", top_beta=0)
+
+
+@pytest.mark.parametrize("open_engine", [engines.open_engine, engines.TorchEngine])
+def test_a_fork_goes_its_own_way(model, open_engine):
+    engine = open_engine(model)
+    row = engine.join(model.init_state())
+    engine.read([row], [b"shared"])
+    engine.rewind(row, 4)
+    fork = engine.fork(row)
+    apart = engine.read([row, fork], [b"left", b"right"])
+    engine.leave(row)
+    for tail, logits in ((b"left", apart[0]), (b"right", apart[1])):
+        expected = engines.prefill(model, b"shar" + tail).logits[0].numpy()
+        np.testing.assert_allclose(logits[-1], expected, rtol=1e-4, atol=1e-4)
+    after = engine.read([fork], [b"!"])[0][-1]
+    np.testing.assert_allclose(after, engines.prefill(model, b"sharright!").logits[0].numpy(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("open_engine", [engines.open_engine, engines.TorchEngine])
+def test_an_engine_opened_for_more_ids_returns_their_logits(open_engine):
+    model = tiny_model(vocab_size=300)
+    assert open_engine(model).outputs == 256
+    engine = open_engine(model, outputs=300)
+    row = engine.join(model.init_state())
+    logits = engine.read([row], [[5, 299, 256]])[0]
+    with torch.no_grad():
+        expected, _ = model(torch.tensor([[5, 299, 256]]))
+    np.testing.assert_allclose(logits, expected[0].numpy(), rtol=1e-4, atol=1e-4)

@@ -116,7 +116,7 @@ def test_a_trained_drafter_is_right_often():
         assert b"".join(pieces) == plain
         report = pieces.statistics.to_dict()
         assert report["acceptance"] > 0.6
-        assert report["bytes_per_pass"] > 2
+        assert report["bytes_per_pass"] > 1
 
 
 def fit(model, ids):

@@ -62,13 +62,9 @@ class Cursor:
     def after(self, byte: int) -> Self:
         """The place after `byte`."""
         window = self.sampler.window
-        return dataclasses.replace(
-            self,
-            left=self.left - 1,
-            position=self.position + 1,
-            recent=(self.recent + bytes((byte,)))[-window:] if window else b"",
-            state=0 if self.rule is None else self.rule.after(self.state, byte),
-        )
+        recent = (self.recent + bytes((byte,)))[-window:] if window else b""
+        state = 0 if self.rule is None else self.rule.after(self.state, byte)
+        return type(self)(self.sampler, self.left - 1, self.position + 1, recent, self.rule, state)
 
     @property
     def ended(self) -> bool:

@@ -125,19 +125,24 @@ class Decoder:
         self.statistics.seconds += time.perf_counter() - start
 
     def _read(self, rows: list[Row]) -> None:
-        start = time.perf_counter()
+        begun = time.perf_counter()
         guesses = [row.guess() for row in rows]
-        self.statistics.drafter_seconds += time.perf_counter() - start
+        guessed = time.perf_counter()
         for row, guess in zip(rows, guesses, strict=True):
             if guess and row.anchor is None and self.engine.tolerance > 0:
                 row.anchor = (self.engine.state(row.number), len(row.chosen) - 1)
         data = [bytes(row.chosen[-1:]) + guess for row, guess in zip(rows, guesses, strict=True)]
         logits = self.engine.read([row.number for row in rows], data)
+        read = time.perf_counter()
+        self.statistics.passes += len(rows)
+        self.statistics.drafter_seconds += guessed - begun
+        share = 1 / len(rows)
         for row, guess, after in zip(rows, guesses, logits, strict=True):
+            if row.draft is not None:
+                row.draft.pace.time(sum(map(len, guesses)) * share, (guessed - begun) * share, (read - guessed) * share)
             number, taken = row.number, self._advance(row, guess, after)
             if row.number == number and taken < len(after):
                 self.engine.rewind(number, taken)
-        self.statistics.passes += len(rows)
 
     def _advance(self, row: Row, guess: bytes, logits: Logits) -> int:
         """Choose bytes from their logits (1 + len(guess), 256) while the guess agrees; returns how many."""
@@ -194,7 +199,7 @@ class Decoder:
             return row.context
         if output != row.chosen:
             return prefill(self.engine.model, output, row.context)
-        number = self.engine.join(self.engine.state(row.number))
+        number = self.engine.fork(row.number)
         logits = torch.tensor(self.engine.read([number], [output[-1:]])[0])
         state = self.engine.state(number)
         self.engine.leave(number)
@@ -204,3 +209,5 @@ class Decoder:
         """Free the row's place; it may be running still."""
         self.rows.remove(row)
         self.engine.leave(row.number)
+        if row.draft is not None:
+            row.draft.guesser.close()

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from mambabyte.generation.cursor import Cursor
 from mambabyte.generation.engine import Engine, Logits, open_engine, prefill
-from mambabyte.models import ByteLM, ByteLMState
+from mambabyte.models import ByteLM
 
 
 class Guesser(Protocol):
@@ -19,6 +19,10 @@ class Guesser(Protocol):
 
     def guess(self, count: int, cursor: Cursor) -> bytes:
         """At most `count` bytes that may follow those read; `cursor` is the row's."""
+        ...
+
+    def close(self) -> None:
+        """The row has left: free what is held for it."""
         ...
 
 
@@ -77,6 +81,9 @@ class LookupGuesser:
         period = len(self._text) - best  # beyond the end of the text it is taken to go round
         return bytes(self._text[best + i % period] for i in range(count))
 
+    def close(self) -> None:
+        """See `Guesser.close`; nothing is held."""
+
     def _common(self, end: int) -> int:
         """How many bytes before `end` equal the last ones of the text."""
         text, length = self._text, self._shortest
@@ -98,38 +105,46 @@ class ByteDrafter:
 
 
 class ByteGuesser:
-    """Holds the state after every byte it guessed, so that nothing is read twice when part of the guess is accepted."""
+    """Holds a row of the drafter's engine after every byte it guessed, so that nothing is read twice when a part of the
+    guess is accepted. What else was decided waits, and is read at once when the next guess is asked for."""
 
     def __init__(self, engine: Engine, text: bytes) -> None:
         context = prefill(engine.model, text)
         self._engine = engine
-        self._trail: list[tuple[ByteLMState, Logits]] = [(context, context.logits[0].cpu().numpy())]
-        self._guessed = b""
+        self._trail: list[tuple[int, Logits]] = [(engine.join(context), context.logits[0].cpu().numpy())]
+        self._guessed, self._unread = b"", b""
 
     def read(self, data: bytes) -> None:
         """See `Guesser.read`."""
+        if self._unread:
+            self._unread += data
+            return
         known = 0
         while known < min(len(data), len(self._trail) - 1) and data[known] == self._guessed[known]:
             known += 1
-        self._trail, self._guessed = [self._trail[known]], b""
-        if data[known:]:
-            self._trail = [self._after(data[known:])]
+        kept = self._trail.pop(known)
+        self.close()
+        self._trail, self._guessed, self._unread = [kept], b"", data[known:]
 
     def guess(self, count: int, cursor: Cursor) -> bytes:
         """See `Guesser.guess`."""
+        if self._unread:
+            row = self._trail[-1][0]
+            self._trail, self._unread = [(row, self._engine.read([row], [self._unread])[0][-1].copy())], b""
         guessed = bytearray()
         while len(guessed) < count and not cursor.ended:
-            byte = cursor.choose(self._trail[-1][1])
+            row, logits = self._trail[-1]
+            byte = cursor.choose(logits)
             cursor = cursor.after(byte)
             guessed.append(byte)
             if len(guessed) < count:
-                self._trail.append(self._after(bytes((byte,))))
+                row = self._engine.fork(row)
+                self._trail.append((row, self._engine.read([row], [guessed[-1:]])[0][-1].copy()))
         self._guessed = bytes(guessed)
         return self._guessed
 
-    def _after(self, data: bytes) -> tuple[ByteLMState, Logits]:
-        row = self._engine.join(self._trail[-1][0])
-        logits = self._engine.read([row], [data])[0][-1].copy()
-        state = self._engine.state(row)
-        self._engine.leave(row)
-        return state, logits
+    def close(self) -> None:
+        """See `Guesser.close`."""
+        for row, _ in self._trail:
+            self._engine.leave(row)
+        self._trail = []

@@ -8,7 +8,7 @@ the same five methods and is returned by `open_engine` where it can serve the mo
 import functools
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -27,6 +27,8 @@ Logits = NDArray[np.float32]
 
 PREFILL_CHUNK = 4096  # bytes read by one scan: bounds the memory of a long prompt
 
+Ids: TypeAlias = Sequence[int]  # `bytes` are the ids of a byte model; a drafter's model may have other ids
+
 
 class Engine(Protocol):
     """Rows of running sequences.
@@ -35,21 +37,27 @@ class Engine(Protocol):
     call, on their number, or on the rows that came before it.
 
     `tolerance` bounds how far the logits of one read of several bytes may lie from those of as many reads of one byte,
-    as a fraction of the largest logit: 0 if both are equal to the last bit.
+    as a fraction of the largest logit: 0 if both are equal to the last bit. `outputs` is the number of ids whose logits
+    are returned: 256, for ids above are no bytes and never emitted, unless the engine was opened for more.
     """
 
     model: ByteLM
     tolerance: float
+    outputs: int
 
     def join(self, state: ByteLMState) -> int:
         """Add one sequence whose state (batch 1) is copied; returns its row number, valid until it leaves."""
         ...
 
-    def read(self, rows: Sequence[int], data: Sequence[bytes]) -> list[Logits]:
+    def fork(self, row: int) -> int:
+        """Add a sequence in the state of `row`."""
+        ...
+
+    def read(self, rows: Sequence[int], data: Sequence[Ids]) -> list[Logits]:
         """Row `rows[i]` reads `data[i]` (at least one byte each).
 
-        Returns, for each row, the logits (len(data[i]), 256) float32 of the byte that follows each byte read, in an
-        array that the next call may overwrite. Rows not named do nothing.
+        Returns, for each row, the logits (len(data[i]), outputs) float32 of what follows each byte read, in an array
+        that the next call may overwrite. Rows not named do nothing.
         """
         ...
 
@@ -76,35 +84,47 @@ class TorchEngine:
 
     BACKLOG = 16  # bytes that may wait to be scanned again; with more of them a rewind scans at once
 
-    def __init__(self, model: ByteLM) -> None:
-        self.model = model
+    def __init__(self, model: ByteLM, outputs: int = BYTES) -> None:
+        self.model, self.outputs = model, outputs
         self.tolerance = _TOLERANCE[model.compute_dtype or model.embedding.weight.dtype]
         self._states: dict[int, ByteLMState] = {}
-        self._backlog: dict[int, bytes] = {}
-        self._before: dict[int, tuple[ByteLMState, bytes, int]] = {}  # state, all that was scanned, the backlog in it
+        self._backlog: dict[int, list[int]] = {}
+        self._before: dict[
+            int, tuple[ByteLMState, list[int], int]
+        ] = {}  # state, all that was scanned, the backlog in it
         self._next_row = 0
 
     def join(self, state: ByteLMState) -> int:
         """See `Engine.join`."""
         assert state.batch == 1, f"a row is one sequence, got a state of {state.batch}"
         row, self._next_row = self._next_row, self._next_row + 1
-        self._states[row], self._backlog[row] = ByteLMState(state.layers).clone(), b""
+        self._states[row], self._backlog[row] = ByteLMState(state.layers).clone(), []
         return row
 
+    def fork(self, row: int) -> int:
+        """See `Engine.fork`."""
+        new = self.join(self._states[row])
+        self._backlog[new] = self._backlog[row]
+        return new
+
     @torch.no_grad()
-    def read(self, rows: Sequence[int], data: Sequence[bytes]) -> list[Logits]:
+    def read(self, rows: Sequence[int], data: Sequence[Ids]) -> list[Logits]:
         """See `Engine.read`."""
         return [self._read_row(row, piece) for row, piece in zip(rows, data, strict=True)]
 
-    def _read_row(self, row: int, data: bytes) -> Logits:
+    def _read_row(self, row: int, data: Ids) -> Logits:
         state, backlog = self._states[row], self._backlog[row]
-        ids = byte_ids(self.model, backlog + data)
+        everything = [*backlog, *data]
+        ids = as_tensor(self.model, everything)
         if len(ids) == 1:
-            return to_host(self.model.step_(ids, state))
-        self._before[row] = (state, backlog + data, len(backlog))
+            return self._to_host(self.model.step_(ids, state))
+        self._before[row] = (state, everything, len(backlog))
         logits, self._states[row] = self.model(ids[None], state)
-        self._backlog[row] = b""
-        return to_host(logits[0, len(backlog) :])
+        self._backlog[row] = []
+        return self._to_host(logits[0, len(backlog) :])
+
+    def _to_host(self, logits: torch.Tensor) -> Logits:
+        return logits[:, : self.outputs].float().cpu().numpy()
 
     def rewind(self, row: int, count: int) -> None:
         """See `Engine.rewind`."""
@@ -121,9 +141,9 @@ class TorchEngine:
     @torch.no_grad()
     def _catch_up(self, row: int) -> None:
         if self._backlog[row]:
-            ids = byte_ids(self.model, self._backlog[row])
+            ids = as_tensor(self.model, self._backlog[row])
             _, self._states[row] = self.model.hidden(ids[None], self._states[row])
-            self._backlog[row] = b""
+            self._backlog[row] = []
 
     def leave(self, row: int) -> None:
         """See `Engine.leave`."""
@@ -135,10 +155,11 @@ class TorchEngine:
 _TOLERANCE = {torch.float64: 1e-11, torch.float32: 5e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
-def open_engine(model: ByteLM, *, weights: "Weights | None" = None) -> Engine:
+def open_engine(model: ByteLM, *, weights: "Weights | None" = None, outputs: int = BYTES) -> Engine:
     """The fastest engine that serves `model` where it is, and says so once if that is plain torch on a CPU.
 
     `weights` rounds the matrices to "bfloat16" or "int8" on a CPU, faster and slightly different; None keeps them.
+    `outputs`: see `Engine`.
     Weights may be copied here: open an engine again when the model has changed. Raises ValueError if `weights` is
     unknown or the model cannot be run with it.
     """
@@ -148,12 +169,12 @@ def open_engine(model: ByteLM, *, weights: "Weights | None" = None) -> Engine:
         from mambabyte.generation.native_step import NativeEngine
 
         kept: Weights = "bfloat16" if torch.bfloat16 in (dtype, model.compute_dtype) else "float32"
-        return NativeEngine(model, weights=weights or kept)
+        return NativeEngine(model, weights=weights or kept, outputs=outputs)
     if weights is not None:
         raise ValueError(f"weights={weights!r} needs the native CPU engine, which cannot run this model: {reason}")
     if model.embedding.weight.device.type == "cpu":
         _say_once(reason)
-    return TorchEngine(model)
+    return TorchEngine(model, outputs)
 
 
 def _why_not_native(model: ByteLM) -> str | None:
@@ -170,7 +191,7 @@ def _say_once(reason: str) -> None:
 
 
 @torch.no_grad()
-def prefill(model: ByteLM, data: bytes, state: ByteLMState | None = None) -> Context:
+def prefill(model: ByteLM, data: Ids, state: ByteLMState | None = None, outputs: int = BYTES) -> Context:
     """Read `data` (at least one byte) by scans of `PREFILL_CHUNK` bytes: the state and the logits of the next byte.
 
     One sequence at a time, so that what a prompt gives does not depend on its neighbours.
@@ -178,17 +199,12 @@ def prefill(model: ByteLM, data: bytes, state: ByteLMState | None = None) -> Con
     assert data, "there is nothing to read"
     hidden = None
     for start in range(0, len(data), PREFILL_CHUNK):
-        hidden, state = model.hidden(byte_ids(model, data[start : start + PREFILL_CHUNK])[None], state)
+        hidden, state = model.hidden(as_tensor(model, data[start : start + PREFILL_CHUNK])[None], state)
     assert hidden is not None
     assert state is not None
-    return Context(layers=state.layers, logits=model.head(hidden[:, -1])[:, :BYTES].float())
+    return Context(layers=state.layers, logits=model.head(hidden[:, -1])[:, :outputs].float())
 
 
-def byte_ids(model: ByteLM, data: bytes) -> torch.Tensor:
-    """(len(data),) ids on the model's device."""
-    return torch.tensor(list(data), dtype=torch.long, device=model.embedding.weight.device)
-
-
-def to_host(logits: torch.Tensor) -> Logits:
-    """(n, V) logits in any dtype -> (n, 256) float32 in host memory; ids above 255 are not bytes, never emitted."""
-    return logits[:, :BYTES].float().cpu().numpy()
+def as_tensor(model: ByteLM, ids: Ids) -> torch.Tensor:
+    """(len(ids),) on the model's device."""
+    return torch.tensor(list(ids), dtype=torch.long, device=model.embedding.weight.device)

@@ -59,13 +59,15 @@ class NativeEngine:
 
     tolerance = 0.0
 
-    def __init__(self, model: ByteLM, *, weights: Weights = "float32", threads: int = 1) -> None:
+    def __init__(
+        self, model: ByteLM, *, weights: Weights = "float32", threads: int = 1, outputs: int = BYTES
+    ) -> None:
         reason = why_not(model)
         if reason is not None:
             raise ValueError(f"the native engine cannot run this model: {reason}")
         if weights not in ELEMENTS:
             raise ValueError(f"weights={weights!r} is not one of {', '.join(ELEMENTS)}")
-        self.model, self.threads = model, threads
+        self.model, self.threads, self.outputs = model, threads, outputs
         self._kernel, self._plan, self._buffers = _packed(model, weights)
         self._work = torch.zeros(COLUMNS, self._plan.work.size)
         self._arrivals = torch.zeros(1, dtype=torch.int64)
@@ -87,7 +89,15 @@ class NativeEngine:
         self._slots[slot] = torch.cat([self._pack_layer(layer) for layer in state.layers])
         return row
 
-    def read(self, rows: Sequence[int], data: Sequence[bytes]) -> list[np.ndarray]:
+    def fork(self, row: int) -> int:
+        """See `Engine.fork`."""
+        new, self._next_row = self._next_row, self._next_row + 1
+        slot = self._take_slot()
+        self._current[new], self._trail[new] = slot, []
+        self._slots[slot] = self._slots[self._current[row]]
+        return new
+
+    def read(self, rows: Sequence[int], data: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """See `Engine.read`."""
         columns: list[tuple[int, int, int]] = []  # byte, slot before, slot after
         for row, piece in zip(rows, data, strict=True):
@@ -97,7 +107,7 @@ class NativeEngine:
         everything = np.concatenate(logits) if len(logits) > 1 else logits[0]
         return np.split(everything, np.cumsum([len(piece) for piece in data])[:-1])
 
-    def _columns(self, row: int, data: bytes) -> list[tuple[int, int, int]]:
+    def _columns(self, row: int, data: Sequence[int]) -> list[tuple[int, int, int]]:
         """One byte updates the state in place; of several, every state is kept until the next read."""
         if len(data) == 1:
             return [(data[0], self._current[row], self._current[row])]
@@ -116,7 +126,7 @@ class NativeEngine:
                 arrivals=self._arrivals, columns=len(columns), layers=self._layers, team=self.threads, **self._buffers,
             )  # fmt: skip
             start = plan.work["logits"]
-            return self._work[: len(columns), start : start + min(vocabulary, BYTES)].numpy().copy()
+            return self._work[: len(columns), start : start + min(vocabulary, self.outputs)].numpy().copy()
 
     def rewind(self, row: int, count: int) -> None:
         """See `Engine.rewind`."""

@@ -13,7 +13,8 @@ from mambabyte.generation.sampling import Scores
 
 LONGEST = 32  # bytes guessed at once
 VERIFYING = 0.1  # time of verifying one more byte, as a fraction of a pass, which is bound by reading the weights
-MEMORY = 0.1  # weight of the latest verdict in the running acceptance
+MEMORY = 0.1  # weight of the latest verdict, or time, in what is remembered
+PROBE = 16  # passes between two guesses of one byte while guessing does not pay
 
 
 @dataclasses.dataclass
@@ -42,22 +43,34 @@ class Statistics:
 
 
 class Pace:
-    """How many bytes to guess: the length that gives most bytes for the time, at the acceptance seen lately."""
+    """How many bytes to guess: the length that gives most bytes for the time, by the acceptance and the cost lately.
+
+    `cost` is the time of guessing one byte as a fraction of a pass; the drafter's own figure is where it begins.
+    """
 
     def __init__(self, cost: float) -> None:
         self.cost = cost
         self.acceptance = 0.7
+        self._idle = 0  # passes without a guess
 
     def learn(self, guessed: int, accepted: int) -> None:
         """`accepted` of `guessed` bytes were right; the first wrong one, if any, was judged too, the rest were not."""
         for verdict in [1.0] * accepted + [0.0] * (accepted < guessed):
             self.acceptance += MEMORY * (verdict - self.acceptance)
 
+    def time(self, guessed: float, guessing: float, verifying: float) -> None:
+        """Guessing so many bytes, and verifying them, took so many seconds."""
+        if guessed:
+            alone = verifying / (1 + VERIFYING * guessed)
+            self.cost += MEMORY * (guessing / guessed / alone - self.cost)
+
     def length(self) -> int:
-        """Bytes to guess next, at least 1."""
-        lengths = np.arange(1, LONGEST + 1)
-        expected = np.cumsum(self.acceptance ** np.arange(LONGEST + 1))[1:]  # the byte after the last right guess too
-        return int(lengths[(expected / (1 + lengths * (self.cost + VERIFYING))).argmax()])
+        """Bytes to guess next; 0 where guessing does not pay, but for a probe now and then."""
+        lengths = np.arange(LONGEST + 1)
+        expected = np.cumsum(self.acceptance**lengths)  # the byte after the last right guess too
+        best = int((expected / (1 + lengths * (self.cost + VERIFYING))).argmax())
+        self._idle = 0 if best else (self._idle + 1) % PROBE
+        return best if best or self._idle else 1
 
 
 def too_close(scores: Scores, logits: Logits, temperature: float, tolerance: float) -> bool:

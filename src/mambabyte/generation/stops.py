@@ -18,6 +18,8 @@ class StopMatcher:
     def push(self, byte: int) -> bytes:
         """Take one byte; returns the bytes that are now certain to be output."""
         assert self.found is None, "the output has ended"
+        if not self.stops:
+            return bytes((byte,))
         self.held += bytes((byte,))
         self.found = max((s for s in self.stops if self.held.endswith(s)), key=len, default=None)
         keep = len(self.found) if self.found is not None else self._undecided()

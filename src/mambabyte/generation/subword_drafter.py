@@ -8,26 +8,23 @@ a word costs nothing but the steps after the boundary before it, whose states ar
 import dataclasses
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from mambabyte.generation.cursor import Cursor
+from mambabyte.generation.engine import Engine, Logits, open_engine, prefill
 from mambabyte.generation.subwords import Subwords
-from mambabyte.models import ByteLM, ByteLMState
+from mambabyte.models import ByteLM
 
-CHUNK = 1024  # subwords of a prompt that are read at once
 TOKENISE = 24  # a longer rest is cut into subwords by the vocabulary instead of by the model
 
 
 @dataclasses.dataclass(frozen=True)
 class _Boundary:
-    """After `length` bytes of the rest and the guess: the state, and the probability of each subword to follow.
-
-    `weights` are in the vocabulary's lexicographic order.
-    """
+    """After `length` bytes of the rest and the guess: a row of the engine that has read them, and the probability of
+    each subword to follow, in the vocabulary's lexicographic order."""
 
     length: int
-    state: ByteLMState
+    row: int
     weights: NDArray[np.float64]
 
 
@@ -37,38 +34,42 @@ class SubwordDrafter:
     def __init__(self, model: ByteLM, subwords: Subwords, cost: float = 0.1) -> None:
         if model.config.vocab_size < len(subwords):
             raise ValueError(f"the model knows {model.config.vocab_size} ids, but there are {len(subwords)} subwords")
-        self.model, self.subwords, self.cost = model, subwords, cost
+        self.subwords, self.cost = subwords, cost
+        self._engine = open_engine(model, outputs=len(subwords))
 
     def begin(self, text: bytes) -> "SubwordGuesser":
         """See `Drafter.begin`."""
-        return SubwordGuesser(self.model, self.subwords, text or b"\n")
+        return SubwordGuesser(self._engine, self.subwords, text or b"\n")
 
 
 class SubwordGuesser:
     """Walks from boundary to boundary; `_trail` holds those of the last guess."""
 
-    def __init__(self, model: ByteLM, subwords: Subwords, text: bytes) -> None:
-        self._model, self._subwords = model, subwords
+    def __init__(self, engine: Engine, subwords: Subwords, text: bytes) -> None:
+        self._engine, self._subwords = engine, subwords
         ids = subwords.encode(text)
-        self._rest, self._guessed = b"", b""
-        self._trail = [self._after(ids[:-1] or ids, None)]
-        if len(ids) > 1:  # the last subword may be unfinished
-            self._rest = subwords.pieces[ids[-1]]
+        context = prefill(engine.model, ids[:-1] or ids, outputs=len(subwords))
+        self._trail = [_Boundary(0, engine.join(context), self._weights(context.logits[0].cpu().numpy()))]
+        self._rest = subwords.pieces[ids[-1]] if len(ids) > 1 else b""  # the last subword may be unfinished
+        self._guessed = b""
 
     def read(self, data: bytes) -> None:
         """See `Guesser.read`."""
         expected, found = self._rest + self._guessed, self._rest + data
         agree = next((i for i, (a, b) in enumerate(zip(expected, found, strict=False)) if a != b), None)
         agree = min(len(expected), len(found)) if agree is None else agree
-        boundary = [b for b in self._trail if b.length <= agree][-1]
+        boundary = self._trail.pop(max(i for i, b in enumerate(self._trail) if b.length <= agree))
+        self.close()
         self._rest, self._guessed = found[boundary.length :], b""
-        if len(self._rest) > TOKENISE:
-            ids = self._subwords.encode(self._rest)
-            boundary, self._rest = self._after(ids[:-1], boundary.state), self._subwords.pieces[ids[-1]]
         self._trail = [dataclasses.replace(boundary, length=0)]
 
     def guess(self, count: int, cursor: Cursor) -> bytes:
         """See `Guesser.guess`."""
+        if len(self._rest) > TOKENISE:
+            *ids, last = self._subwords.encode(self._rest)
+            row = self._trail[-1].row
+            self._trail = [_Boundary(0, row, self._weights(self._engine.read([row], [ids])[0][-1]))]
+            self._rest = self._subwords.pieces[last]
         guessed, here = b"", self._trail[-1]
         while len(guessed) < count and not cursor.ended:
             rest = (self._rest + guessed)[here.length :]
@@ -83,23 +84,19 @@ class SubwordGuesser:
         self._guessed = guessed
         return guessed
 
-    @torch.no_grad()
+    def close(self) -> None:
+        """See `Guesser.close`."""
+        for boundary in self._trail:
+            self._engine.leave(boundary.row)
+        self._trail = []
+
     def _step(self, piece: bytes, here: _Boundary) -> _Boundary:
-        state = here.state.clone()
-        ids = torch.tensor([self._subwords.numbers[piece]], device=self._model.embedding.weight.device)
-        return _Boundary(here.length + len(piece), state, self._weights(self._model.step_(ids, state)[0]))
+        row = self._engine.fork(here.row)
+        logits = self._engine.read([row], [[self._subwords.numbers[piece]]])[0][-1]
+        return _Boundary(here.length + len(piece), row, self._weights(logits))
 
-    @torch.no_grad()
-    def _after(self, ids: list[int], state: ByteLMState | None) -> _Boundary:
-        device = self._model.embedding.weight.device
-        for start in range(0, len(ids), CHUNK):
-            chunk = torch.tensor([ids[start : start + CHUNK]], device=device)
-            hidden, state = self._model.hidden(chunk, state)
-        assert state is not None
-        return _Boundary(0, state, self._weights(self._model.head(hidden[0, -1])))
-
-    def _weights(self, logits: torch.Tensor) -> NDArray[np.float64]:
-        scores = logits.double().cpu().numpy()[self._subwords.sorted.ids]
+    def _weights(self, logits: Logits) -> NDArray[np.float64]:
+        scores = logits.astype(np.float64)[self._subwords.sorted.ids]
         weights = np.exp(scores - scores.max())
         return weights / weights.sum()
 
