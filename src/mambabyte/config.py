@@ -66,7 +66,10 @@ def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "config") -> T
             raise ValueError(f"{where}: key {name!r} is missing")
     hints = typing.get_type_hints(target)
     values = {key: _value(hints[key], value, f"{where}.{key}") for key, value in data.items()}
-    return typing.cast(T, target(**values))
+    try:
+        return typing.cast(T, target(**values))
+    except ValueError as error:  # what the class itself checks does not know where the values come from
+        raise ValueError(f"{where}: {error}") from error
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
