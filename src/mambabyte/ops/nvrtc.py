@@ -76,16 +76,23 @@ def compile_cubin(source: str, defines: Mapping[str, int], arch: str) -> tuple[A
     return code, log.getvalue()
 
 
-def whole_quads(tensor: Tensor) -> bool:
-    """Whether four neighbours can be read at once anywhere in the tensor."""
-    whole = tensor.shape[-1] % 4 == 0 and all(stride % 4 == 0 for stride in tensor.stride()[:-1])
-    return whole and tensor.data_ptr() % (4 * tensor.element_size()) == 0
+def whole_quads(*tensors: Tensor | None) -> bool:
+    """Whether four neighbours can be read at once anywhere in the tensors that are not None."""
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        if tensor.shape[-1] % 4 or tensor.data_ptr() % (4 * tensor.element_size()):
+            return False
+        for stride in tensor.stride()[:-1]:
+            if stride % 4:
+                return False
+    return True
 
 
 def neighbouring(tensor: Tensor) -> Tensor:
     """The tensor, copied unless its last dimension lies together and rows are close enough for 32-bit offsets."""
-    near = tensor.ndim < 2 or tensor.stride(-2) < MAX_ROW_STRIDE
-    return tensor if tensor.stride(-1) == 1 and near else tensor.contiguous()
+    *_, row, element = (0, *tensor.stride())
+    return tensor if element == 1 and row < MAX_ROW_STRIDE else tensor.contiguous()
 
 
 class Kernel:

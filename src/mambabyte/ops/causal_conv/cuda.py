@@ -115,7 +115,7 @@ def step(state: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, *, activ
 def _kernel(
     name: str, x: Tensor, taps: int, activation: str | None, resets: Tensor | None, *rows: Tensor | None
 ) -> nvrtc.Kernel:
-    aligned = all(nvrtc.whole_quads(t) for t in rows if t is not None)
+    aligned = nvrtc.whole_quads(*rows)
     return _compiled(name, nvrtc.IO_CODES[x.dtype], taps, activation == "silu", resets is not None, aligned)
 
 

@@ -6,7 +6,6 @@ position whose step is 0 (dt -inf before softplus) leaves the state as it is, bi
 different numbers of positions is one call.
 """
 
-import dataclasses
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -64,12 +63,12 @@ def _backward_kernel(name: str, options: Options, shared: int) -> nvrtc.Kernel:
 
 
 @lru_cache(maxsize=1024)
-def _step_kernel(options: Options) -> nvrtc.Kernel:
+def _step_kernel(dtype: torch.dtype, states: int, gated: bool, softplus: bool) -> nvrtc.Kernel:
+    options = Options(nvrtc.IO_CODES[dtype], states, 2, 1, gated, False, softplus, False, False)
     return nvrtc.get((*HEADERS, "selective_scan/step.cu"), "scan_step", **options.defines())
 
 
-@dataclasses.dataclass(frozen=True)
-class Inputs:
+class Inputs(NamedTuple):
     """The tensors of a call as the kernels take them: one activation dtype, contiguous rows, float32 parameters."""
 
     x: Tensor
@@ -98,8 +97,9 @@ class Inputs:
         dt_softplus: bool,
     ) -> "Inputs":
         """Mixed activation dtypes are computed in float32."""
-        activations = [t for t in (x, dt, B, C, z) if t is not None]
-        dtype = x.dtype if all(t.dtype == x.dtype for t in activations) else torch.float32
+        dtype = x.dtype
+        if dt.dtype != dtype or B.dtype != dtype or C.dtype != dtype or (z is not None and z.dtype != dtype):
+            dtype = torch.float32
         return cls(
             _rows(x, dtype),
             _rows(dt, dtype),
@@ -120,7 +120,6 @@ class Inputs:
 
     def options(self, plan: Plan, *others: Tensor) -> "Options":
         """What the kernels are compiled for; `others` are further (B, L, E) tensors whose quads may be whole or not."""
-        rows = [t for t in (self.x, self.dt, self.z, *others) if t is not None]
         return Options(
             nvrtc.IO_CODES[self.x.dtype],
             plan.states,
@@ -129,8 +128,8 @@ class Inputs:
             self.z is not None,
             self.resets is not None,
             self.dt_softplus,
-            all(map(nvrtc.whole_quads, rows)),
-            nvrtc.whole_quads(self.B) and nvrtc.whole_quads(self.C),
+            nvrtc.whole_quads(self.x, self.dt, self.z, *others),
+            nvrtc.whole_quads(self.B, self.C),
         )
 
     def arguments(self, plan: Plan, x: Tensor | None = None) -> list[Tensor | int | None]:
@@ -173,7 +172,7 @@ def forward(
         kernel = _forward_kernel("scan_forward", inputs.options(laid, y))
         arguments = inputs.arguments(laid)
         kernel(laid.grid, laid.warps * 32, *arguments, first, y, last, checkpoints if keep else None)
-    return y.to(x.dtype), last, checkpoints
+    return y if y.dtype == x.dtype else y.to(x.dtype), last, checkpoints
 
 
 def _chain(inputs: Inputs, laid: Plan, kernel: str, first: Tensor | None, dy: Tensor | None) -> Tensor:
@@ -295,12 +294,12 @@ def step(
         return y.to(x.dtype)
     laid = plan(batch, 1, width, A.shape[1])
     threads = 128
-    kernel = _step_kernel(inputs.options(laid))
+    kernel = _step_kernel(inputs.x.dtype, laid.states, z is not None, dt_softplus)
     rows = [argument for t in (inputs.x, inputs.dt, inputs.z, inputs.B, inputs.C) for argument in _row(t)]
     with torch.cuda.device(x.device):
         grid = (batch, -(-width * (laid.padded_states // 4) // threads))
         kernel(grid, threads, *_row(state), *rows, inputs.A, inputs.D, inputs.dt_bias, y, width)
-    return y.to(x.dtype)
+    return y if y.dtype == x.dtype else y.to(x.dtype)
 
 
 @lru_cache(maxsize=64)
@@ -310,12 +309,13 @@ def _multiprocessors(device: int) -> int:
 
 def _floats(tensor: Tensor) -> Tensor:
     """float32, contiguous and on 16 bytes, so that four states are one read."""
-    tensor = tensor.to(torch.float32).contiguous()
+    if tensor.dtype != torch.float32 or not tensor.is_contiguous():
+        tensor = tensor.to(torch.float32).contiguous()
     return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
 
 
 def _rows(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return nvrtc.neighbouring(tensor.to(dtype))
+    return nvrtc.neighbouring(tensor if tensor.dtype == dtype else tensor.to(dtype))
 
 
 def _strided(tensor: Tensor | None) -> tuple[Tensor | None, int, int]:
