@@ -6,6 +6,7 @@ Only matrices are narrowed. Norms, convolution, the scan's parameters, activatio
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from collections.abc import Sequence
 from typing import Literal
@@ -31,6 +32,8 @@ ELEMENTS = {"float32": FLOAT, "bfloat16": BFLOAT, "int8": INT8}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 # Columns of one call: bounds the work space of a long read.
 COLUMNS = 64
+# The threads of a call wait for each other: two calls that each hold half of the pool would wait for ever.
+_one_team = threading.Lock()
 
 
 def why_not(model: ByteLM) -> str | None:
@@ -52,26 +55,25 @@ class NativeEngine:
 
     Weights are copied when the engine is made. `weights` "bfloat16" rounds matrices, "int8" rounds each row of a matrix
     to 255 levels of its own scale. A read of several bytes gives the same bits as as many reads of one byte, so its
-    tolerance is 0, but fetches each weight once. `threads` above one pay only where nothing else runs.
+    tolerance is 0, but fetches each weight once. `threads`, at most one a core,
+    pay only where nothing else runs.
 
     Raises ValueError for a model that `why_not` refuses.
     """
 
     tolerance = 0.0
 
-    def __init__(
-        self, model: ByteLM, *, weights: Weights = "float32", threads: int = 1, outputs: int = BYTES
-    ) -> None:
+    def __init__(self, model: ByteLM, *, weights: Weights = "float32", threads: int = 1, outputs: int = BYTES) -> None:
         reason = why_not(model)
         if reason is not None:
             raise ValueError(f"the native engine cannot run this model: {reason}")
         if weights not in ELEMENTS:
             raise ValueError(f"weights={weights!r} is not one of {', '.join(ELEMENTS)}")
-        self.model, self.threads, self.outputs = model, threads, outputs
+        self.model, self.outputs = model, outputs
+        self.threads = max(1, min(threads, os.cpu_count() or 1))
         self._kernel, self._plan, self._buffers = _packed(model, weights)
         self._work = torch.zeros(COLUMNS, self._plan.work.size)
         self._arrivals = torch.zeros(1, dtype=torch.int64)
-        self._lock = threading.Lock()
         self._layers = len(model.layers)
         self._slot_size = self._layers * self._plan.state.size
         self._slots = torch.zeros(8, self._slot_size)
@@ -119,7 +121,7 @@ class NativeEngine:
         ids, before, after = torch.tensor(columns, dtype=torch.int64).t().contiguous()
         before, after = before * self._slot_size, after * self._slot_size
         plan, vocabulary = self._plan, self._plan.sizes.V
-        with self._lock:  # a team needs all of its threads at once, and the work space is one
+        with _one_team:
             self._arrivals.zero_()
             self._kernel(
                 threads=self.threads, work=self._work, states=self._slots, ids=ids, before=before, after=after,
