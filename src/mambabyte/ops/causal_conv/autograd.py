@@ -6,6 +6,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from mambabyte.ops.registration import kernel_op
+
 
 def kernels(backend: str) -> ModuleType:
     """The module of a backend, "cpu" or "cuda": forward, backward, step, why_not."""
@@ -25,7 +27,7 @@ def causal_conv(
     return _forward(x, weight, bias, initial_state, resets, activation)
 
 
-@torch.library.custom_op("mambabyte::causal_conv", mutates_args=())
+@kernel_op("mambabyte::causal_conv")
 def _forward(
     x: Tensor,
     weight: Tensor,
@@ -43,7 +45,7 @@ def _(x, weight, bias, initial_state, resets, activation):  # type: ignore[no-un
     return x.new_empty(x.shape), x.new_empty((batch, weight.shape[1] - 1, channels))
 
 
-@torch.library.custom_op("mambabyte::causal_conv_backward", mutates_args=())
+@kernel_op("mambabyte::causal_conv_backward")
 def _backward(
     dy: Tensor,
     dfinal: Tensor | None,

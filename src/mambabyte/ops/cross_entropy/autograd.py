@@ -6,6 +6,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from mambabyte.ops.registration import kernel_op
+
 
 def kernels(backend: str) -> ModuleType:
     """The module of a backend: forward, backward, why_not."""
@@ -18,7 +20,7 @@ def cross_entropy(logits: Tensor, targets: Tensor, *, ignore_index: int) -> Tens
     return losses.sum()
 
 
-@torch.library.custom_op("mambabyte::cross_entropy", mutates_args=())
+@kernel_op("mambabyte::cross_entropy")
 def _forward(logits: Tensor, targets: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
     """The loss of every row and the logarithm of its partition sum, float32."""
     return kernels(logits.device.type).forward(logits, targets, ignore_index=ignore_index)
@@ -30,7 +32,7 @@ def _(logits, targets, ignore_index):  # type: ignore[no-untyped-def]  # noqa: A
     return losses, torch.empty_like(losses)
 
 
-@torch.library.custom_op("mambabyte::cross_entropy_backward", mutates_args=())
+@kernel_op("mambabyte::cross_entropy_backward")
 def _backward(dlosses: Tensor, logits: Tensor, targets: Tensor, log_sums: Tensor, ignore_index: int) -> Tensor:
     return kernels(logits.device.type).backward(dlosses, logits, targets, log_sums, ignore_index=ignore_index)
 

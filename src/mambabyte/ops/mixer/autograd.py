@@ -6,6 +6,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from mambabyte.ops.registration import kernel_op
 from mambabyte.ops.selective_scan.autograd import kernels as scan_kernels
 
 
@@ -35,7 +36,7 @@ def mixer(
     return out, conv_last, last
 
 
-@torch.library.custom_op("mambabyte::mixer", mutates_args=())
+@kernel_op("mambabyte::mixer")
 def _forward(
     xz: Tensor,
     conv_weight: Tensor,
@@ -69,7 +70,7 @@ def _(xz, conv_weight, conv_bias, x_proj, dt_proj, A, D, dt_bias, out_proj, conv
     )
 
 
-@torch.library.custom_op("mambabyte::mixer_backward", mutates_args=())
+@kernel_op("mambabyte::mixer_backward")
 def _backward(
     dout: Tensor,
     dconv_last: Tensor | None,

@@ -6,6 +6,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from mambabyte.ops.registration import kernel_op
+
 
 def kernels(backend: str) -> ModuleType:
     """The module of a backend: forward, backward, why_not."""
@@ -27,7 +29,7 @@ def norm(
     return y, stream
 
 
-@torch.library.custom_op("mambabyte::norm", mutates_args=())
+@kernel_op("mambabyte::norm")
 def _forward(
     x: Tensor,
     weight: Tensor,
@@ -47,7 +49,7 @@ def _(x, weight, bias, residual, eps, kind, out_dtype):  # type: ignore[no-untyp
     return x.new_empty(x.shape, dtype=out_dtype), stream, rows, torch.empty_like(rows)
 
 
-@torch.library.custom_op("mambabyte::norm_backward", mutates_args=())
+@kernel_op("mambabyte::norm_backward")
 def _backward(
     dy: Tensor,
     dstream: Tensor | None,

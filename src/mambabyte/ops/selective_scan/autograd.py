@@ -9,6 +9,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from mambabyte.ops.registration import kernel_op
+
 
 def kernels(backend: str) -> ModuleType:
     """The module of a backend, "cpu" or "cuda": forward, backward, step, checkpoint_shape, why_not."""
@@ -36,7 +38,7 @@ def selective_scan(
     return y, final_state
 
 
-@torch.library.custom_op("mambabyte::selective_scan", mutates_args=())
+@kernel_op("mambabyte::selective_scan")
 def _forward(
     x: Tensor,
     dt: Tensor,
@@ -66,7 +68,7 @@ def _(x, dt, A, B, C, D, z, dt_bias, initial_state, resets, dt_softplus, keep): 
     return x.new_empty(x.shape), final_state, x.new_empty(shape, dtype=compute)
 
 
-@torch.library.custom_op("mambabyte::selective_scan_backward", mutates_args=())
+@kernel_op("mambabyte::selective_scan_backward")
 def _backward(
     dy: Tensor,
     dfinal: Tensor | None,
