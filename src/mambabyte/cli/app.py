@@ -1,6 +1,7 @@
 """The `mambabyte` command: verbs by name, errors as sentences, exit codes 0 (done), 1 (failed) and 2 (usage)."""
 
 import errno
+import logging
 import os
 import signal
 import sys
@@ -42,6 +43,7 @@ def build_app() -> App:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command line and exit with its code."""
+    _speak()
     sys.exit(run(argv))
 
 
@@ -73,6 +75,16 @@ def run(argv: Sequence[str] | None = None) -> int:
         complain(str(error) or type(error).__name__)
         return 1
     return 0
+
+
+def _speak() -> None:
+    """Let the package's warnings read like the command's complaints, whatever a library has done to the root logger."""
+    logger = logging.getLogger("mambabyte")
+    logger.propagate = False
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("mambabyte: %(message)s"))
+        logger.addHandler(handler)
 
 
 def _os_sentence(error: OSError) -> str:
