@@ -131,6 +131,17 @@ def test_the_context_of_a_stopped_or_abandoned_stream_has_read_what_was_given(mo
     assert given + b"".join(abandoned) == whole
 
 
+def test_a_cancelled_stream_leaves_the_engine(model):
+    engine = open_engine(model)
+    pieces = stream(model, b"abc", max_bytes=60, seed=1, engine=engine, drafter="lookup")
+    first = next(pieces)
+    pieces.close()
+    pieces.close()
+    assert list(pieces) == []
+    assert pieces.end == "cancelled"
+    assert generate(model, b"abc", max_bytes=60, seed=1, engine=engine).startswith(first)
+
+
 def test_a_shared_state_serves_many_prompts_and_is_left_as_it_was(model):
     _, state = model(torch.tensor([list(b"a long document")]))
     before = state.clone()

@@ -138,8 +138,8 @@ def stream(
 class Stream(Iterator[bytes]):
     """Pieces of one continuation, each at least one byte; stop asking at any time.
 
-    `seed` is the seed that was used. `end` is "limit", "stop" or "complete" (the constraint) once the bytes have ended,
-    None before. `statistics` counts what decoding did.
+    `seed` is the seed that was used. `end` is "limit", "stop", "complete" (the constraint) or "cancelled" once the
+    bytes have ended, None before. `statistics` counts what decoding did.
     """
 
     def __init__(self, decoder: Decoder, row: Row) -> None:
@@ -157,6 +157,12 @@ class Stream(Iterator[bytes]):
         piece = bytes(row.output[self._given :])
         self._given = len(row.output)
         return piece
+
+    def close(self) -> None:
+        """Cancel: free the row. There are no more bytes, and the context is gone."""
+        if self._row in self._decoder.rows:
+            self._decoder.leave(self._row)
+        self._given, self._row.end = len(self._row.output), self._row.end or "cancelled"
 
     @property
     def end(self) -> End | None:

@@ -18,7 +18,7 @@ from mambabyte.generation.stops import StopMatcher
 from mambabyte.models import ByteLMState
 from mambabyte.models.context import Context
 
-End = Literal["limit", "stop", "complete"]
+End = Literal["limit", "stop", "complete", "cancelled"]
 
 
 class Draft:
