@@ -1,6 +1,8 @@
-// What every CUDA kernel of this package shares: the type of the activations, four at a time, and cheap transcendentals.
+// What every CUDA kernel of this package shares: the type of the activations, four at a time, and cheap
+// transcendentals.
 //
-// IO is defined by the host: 0 bfloat16, 1 float16, 2 float32. Nothing is included, so that NVRTC needs no header files.
+// IO is defined by the host: 0 bfloat16, 1 float16, 2 float32. Nothing is included, so that NVRTC needs no header
+// files.
 #pragma once
 
 typedef long long i64;
@@ -26,7 +28,8 @@ __device__ __forceinline__ float reciprocal(float x) {
 }
 __device__ __forceinline__ float sigmoid(float x) { return reciprocal(1.f + ex2(-LOG2E * x)); }
 
-// log(1 + e^x). Where e^x < 1/16 the series keeps the relative error at 2e-7, which log(1 + e) would lose by rounding 1 + e.
+// log(1 + e^x). Where e^x < 1/16 the series keeps the relative error at 2e-7, which log(1 + e) would lose by rounding 1
+// + e.
 __device__ __forceinline__ float softplus(float x) {
     float e = ex2(LOG2E * x);
     float small = e * fmaf(e, fmaf(e, fmaf(e, fmaf(e, 0.2f, -0.25f), 1.f / 3.f), -0.5f), 1.f);
@@ -81,11 +84,14 @@ __device__ __forceinline__ float4 unpack(io4 v) { return make_float4(low(v.x), h
 __device__ __forceinline__ io4 pack(float4 v) { return make_uint2(pack2(v.x, v.y), pack2(v.z, v.w)); }
 #endif
 
-// Four neighbours of a row, zeros from position `valid` on. WHOLE promises that a quad is whole and lies on its own size.
+// Four neighbours of a row, zeros from position `valid` on. WHOLE promises that a quad is whole and lies on its own
+// size.
 template <bool WHOLE>
 __device__ __forceinline__ io4 load4(const io_t* p, int valid) {
     if constexpr (WHOLE) return valid > 0 ? __ldg((const io4*)p) : io4();
-    else return io4_of(valid > 0 ? p[0] : io_t(), valid > 1 ? p[1] : io_t(), valid > 2 ? p[2] : io_t(), valid > 3 ? p[3] : io_t());
+    else
+        return io4_of(valid > 0 ? p[0] : io_t(), valid > 1 ? p[1] : io_t(), valid > 2 ? p[2] : io_t(),
+                      valid > 3 ? p[3] : io_t());
 }
 template <bool WHOLE>
 __device__ __forceinline__ void store4(io_t* p, int valid, float4 v) {
@@ -98,10 +104,12 @@ __device__ __forceinline__ void store4(io_t* p, int valid, float4 v) {
         if (valid > 3) p[3] = from_float(v.w);
     }
 }
-// The same for float32 tensors (states, per-channel parameters); `fill` stands where nothing lies, a null pointer is all fill.
+// The same for float32 tensors (states, per-channel parameters); `fill` stands where nothing lies, a null pointer is
+// all fill.
 __device__ __forceinline__ float4 load_floats(const float* p, int valid, float fill) {
     if (p == nullptr) valid = 0;
-    return make_float4(valid > 0 ? p[0] : fill, valid > 1 ? p[1] : fill, valid > 2 ? p[2] : fill, valid > 3 ? p[3] : fill);
+    return make_float4(valid > 0 ? p[0] : fill, valid > 1 ? p[1] : fill, valid > 2 ? p[2] : fill,
+                       valid > 3 ? p[3] : fill);
 }
 __device__ __forceinline__ void store_floats(float* p, int valid, float4 v) {
     if (valid > 0) p[0] = v.x;

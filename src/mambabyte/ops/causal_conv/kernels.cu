@@ -1,8 +1,8 @@
 // Depthwise causal convolution, y_t = act(bias + sum_w weight_w x_(t-W+1+w)), its gradients, and one position of it.
 //
-// A thread holds four neighbouring channels and slides over ROWS rows, the last WIDTH - 1 inputs in registers, so that memory is read
-// once but for the rows where two threads' stretches of time meet. READ rows are fetched at a time, ahead of the arithmetic. A reset
-// empties the window; the state that is handed on is the window.
+// A thread holds four neighbouring channels and slides over ROWS rows, the last WIDTH - 1 inputs in registers, so that
+// memory is read once but for the rows where two threads' stretches of time meet. READ rows are fetched at a time,
+// ahead of the arithmetic. A reset empties the window; the state that is handed on is the window.
 //
 // From the host: IO, WIDTH, SILU, RESETS, ALIGNED, ROWS, READ.
 
@@ -65,7 +65,9 @@ struct Input {
     const unsigned char* resets;
     i64 row_stride, E;
 
-    __device__ __forceinline__ io4 read(i64 t, const Channels& me) const { return load4<ALIGNED>(x + t * row_stride, me.valid); }
+    __device__ __forceinline__ io4 read(i64 t, const Channels& me) const {
+        return load4<ALIGNED>(x + t * row_stride, me.valid);
+    }
     // The window before row t0, whose newest input is at x[PAST].
     __device__ __forceinline__ void recall(Window& window, i64 t0, const Channels& me) const {
         window.empty();
@@ -86,7 +88,8 @@ struct Stream {  // READ rows at a time, the next ones on their way
     int row_stride;
     io4 next[READ];
 
-    __device__ __forceinline__ Stream(const Input& in, i64 t0) : p(in.x + t0 * in.row_stride), row_stride((int)in.row_stride) {}
+    __device__ __forceinline__ Stream(const Input& in, i64 t0)
+        : p(in.x + t0 * in.row_stride), row_stride((int)in.row_stride) {}
     __device__ __forceinline__ void fetch(i64 rows, const Channels& me) {
         if (rows >= READ) {
 #pragma unroll
@@ -104,7 +107,8 @@ struct Stream {  // READ rows at a time, the next ones on their way
     }
 };
 
-// Which of READ rows start a document, a bit a row, for the whole warp: each lane reads the mark of one row, ahead of time.
+// Which of READ rows start a document, a bit a row, for the whole warp: each lane reads the mark of one row, ahead of
+// time.
 struct Marks {
     const unsigned char* p;
     unsigned char next;
@@ -136,12 +140,14 @@ __device__ __forceinline__ void each_row(i64 rows, Visit visit) {
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) conv_forward(const io_t* x, i64 x_batch, i64 x_row, const float* weight, const float* bias, const io_t* state, const unsigned char* resets,
-                                                                io_t* y, io_t* last, i64 L, i64 E, i64 stretches) {
+extern "C" __global__ void __launch_bounds__(THREADS)
+    conv_forward(const io_t* x, i64 x_batch, i64 x_row, const float* weight, const float* bias, const io_t* state,
+                 const unsigned char* resets, io_t* y, io_t* last, i64 L, i64 E, i64 stretches) {
     i64 b = blockIdx.x / stretches, t0 = blockIdx.x % stretches * ROWS, end = min(L, t0 + ROWS);
     Channels me(E);
     if (!RESETS && me.valid == 0) return;  // with resets all lanes of a warp read marks
-    Input in{x + b * x_batch + me.first, state == nullptr ? nullptr : state + b * PAST * E + me.first, resets + b * L, x_row, E};
+    Input in{x + b * x_batch + me.first, state == nullptr ? nullptr : state + b * PAST * E + me.first, resets + b * L,
+             x_row, E};
     Stream stream(in, t0);
     Marks marks{in.resets + t0};
     stream.fetch(end - t0, me), marks.fetch(end - t0);
@@ -166,14 +172,18 @@ extern "C" __global__ void __launch_bounds__(THREADS) conv_forward(const io_t* x
     for (int k = 0; k < PAST; k++) store4<ALIGNED>(last + (b * PAST + k) * E + me.first, me.valid, window.x[k + 1]);
 }
 
-// dx_t collects from rows t .. t + WIDTH - 1, so a stretch also visits the PAST rows after it. pending[j] is dx of row t - PAST + j.
-// partial (B * stretches, WIDTH + 1, E): the stretch's sums for dweight and, last, dbias.
-extern "C" __global__ void __launch_bounds__(THREADS) conv_backward(const io_t* x, i64 x_batch, i64 x_row, const float* weight, const float* bias, const io_t* state, const unsigned char* resets,
-                                                                 const io_t* dy, i64 dy_batch, i64 dy_row, const io_t* dlast, io_t* dx, i64 dx_batch, i64 dx_row, io_t* dstate, float* partial, i64 L, i64 E, i64 stretches) {
-    i64 b = blockIdx.x / stretches, t0 = blockIdx.x % stretches * ROWS, end = min(L, t0 + ROWS), visited = min(L, end + PAST);
+// dx_t collects from rows t .. t + WIDTH - 1, so a stretch also visits the PAST rows after it. pending[j] is dx of row
+// t - PAST + j. partial (B * stretches, WIDTH + 1, E): the stretch's sums for dweight and, last, dbias.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    conv_backward(const io_t* x, i64 x_batch, i64 x_row, const float* weight, const float* bias, const io_t* state,
+                  const unsigned char* resets, const io_t* dy, i64 dy_batch, i64 dy_row, const io_t* dlast, io_t* dx,
+                  i64 dx_batch, i64 dx_row, io_t* dstate, float* partial, i64 L, i64 E, i64 stretches) {
+    i64 b = blockIdx.x / stretches, t0 = blockIdx.x % stretches * ROWS, end = min(L, t0 + ROWS),
+        visited = min(L, end + PAST);
     Channels me(E);
     if (!RESETS && me.valid == 0) return;  // with resets all lanes of a warp read marks
-    Input in{x + b * x_batch + me.first, state == nullptr ? nullptr : state + b * PAST * E + me.first, resets + b * L, x_row, E};
+    Input in{x + b * x_batch + me.first, state == nullptr ? nullptr : state + b * PAST * E + me.first, resets + b * L,
+             x_row, E};
     Input out{dy + b * dy_batch + me.first, nullptr, nullptr, dy_row, E};
     Taps taps(weight, bias, me);
     Window window, pending;
@@ -190,7 +200,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) conv_backward(const io_t* 
     io_t* to = dx + b * dx_batch + t0 * dx_row + me.first;
     auto give = [&](i64 t, float4 value) {  // the gradient of input t, which may lie in the initial state
         if (t >= t0 && t < end) store4<ALIGNED>(to + (int)(t - t0) * (int)dx_row, me.valid, value);
-        else if (t < 0 && t0 == 0 && dstate != nullptr) store4<ALIGNED>(dstate + (b * PAST + t + PAST) * E + me.first, me.valid, value);
+        else if (t < 0 && t0 == 0 && dstate != nullptr)
+            store4<ALIGNED>(dstate + (b * PAST + t + PAST) * E + me.first, me.valid, value);
     };
     Stream xs(in, t0), dys(out, t0);
     Marks marks{in.resets + t0};
@@ -205,7 +216,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) conv_backward(const io_t* 
             float4 d = unpack(now_dy[r]);
             if (SILU) {
                 float4 v = window.convolve(taps);
-                d = make_float4(d.x * silu_slope(v.x), d.y * silu_slope(v.y), d.z * silu_slope(v.z), d.w * silu_slope(v.w));
+                d = make_float4(d.x * silu_slope(v.x), d.y * silu_slope(v.y), d.z * silu_slope(v.z),
+                                d.w * silu_slope(v.w));
             }
             pending.push(float4());
 #pragma unroll
@@ -239,7 +251,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) conv_backward(const io_t* 
 }
 
 // One position of many sequences; state (B, WIDTH - 1, E) slides on where it lies.
-extern "C" __global__ void __launch_bounds__(THREADS) conv_step(io_t* state, i64 state_batch, i64 state_row, const io_t* x, i64 x_batch, const float* weight, const float* bias, io_t* y, i64 E) {
+extern "C" __global__ void __launch_bounds__(THREADS)
+    conv_step(io_t* state, i64 state_batch, i64 state_row, const io_t* x, i64 x_batch, const float* weight,
+              const float* bias, io_t* y, i64 E) {
     i64 b = blockIdx.x;
     Channels me(E);
     if (me.valid == 0) return;
@@ -247,11 +261,13 @@ extern "C" __global__ void __launch_bounds__(THREADS) conv_step(io_t* state, i64
     Window window;
     window.empty();
 #pragma unroll
-    for (int k = 0; k < PAST; k++) window.push(unpack(load4<ALIGNED>(state + b * state_batch + k * state_row + me.first, me.valid)));
+    for (int k = 0; k < PAST; k++)
+        window.push(unpack(load4<ALIGNED>(state + b * state_batch + k * state_row + me.first, me.valid)));
     window.push(unpack(load4<ALIGNED>(x + b * x_batch + me.first, me.valid)));
     float4 out = window.convolve(taps);
     if (SILU) out = make_float4(silu(out.x), silu(out.y), silu(out.z), silu(out.w));
     store4<ALIGNED>(y + b * E + me.first, me.valid, out);
 #pragma unroll
-    for (int k = 0; k < PAST; k++) store4<ALIGNED>(state + b * state_batch + k * state_row + me.first, me.valid, window.x[k + 1]);
+    for (int k = 0; k < PAST; k++)
+        store4<ALIGNED>(state + b * state_batch + k * state_row + me.first, me.valid, window.x[k + 1]);
 }

@@ -1,5 +1,5 @@
-// -log softmax(logits)[target] of every row and its gradient. A warp takes a row of VOCABULARY logits, read four at a time and turned into
-// float32 in registers only. From the host: IO, VOCABULARY, WARPS.
+// -log softmax(logits)[target] of every row and its gradient. A warp takes a row of VOCABULARY logits, read four at a
+// time and turned into float32 in registers only. From the host: IO, VOCABULARY, WARPS.
 
 constexpr int QUADS = (VOCABULARY + 127) / 128;
 constexpr bool WHOLE = VOCABULARY % 4 == 0;
@@ -10,7 +10,9 @@ struct Place {
     __device__ int column(int quad) const { return (quad * 32 + lane) * 4; }
 };
 
-extern "C" __global__ void __launch_bounds__(WARPS * 32) cross_entropy_forward(const io_t* logits, const i64* targets, float* losses, float* log_sums, i64 rows, i64 ignore) {
+extern "C" __global__ void __launch_bounds__(WARPS * 32)
+    cross_entropy_forward(const io_t* logits, const i64* targets, float* losses, float* log_sums, i64 rows,
+                          i64 ignore) {
     Place me;
     if (me.row >= rows) return;
     const io_t* from = logits + me.row * VOCABULARY;
@@ -42,7 +44,9 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32) cross_entropy_forward(c
 }
 
 // dlogits = (softmax - one hot) dloss; a null stride means one dloss for all rows.
-extern "C" __global__ void __launch_bounds__(WARPS * 32) cross_entropy_backward(const float* dlosses, i64 stride, const io_t* logits, const i64* targets, const float* log_sums, io_t* dlogits, i64 rows, i64 ignore) {
+extern "C" __global__ void __launch_bounds__(WARPS * 32)
+    cross_entropy_backward(const float* dlosses, i64 stride, const io_t* logits, const i64* targets,
+                           const float* log_sums, io_t* dlogits, i64 rows, i64 ignore) {
     Place me;
     if (me.row >= rows) return;
     i64 target = targets[me.row];
@@ -52,7 +56,8 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32) cross_entropy_backward(
         int column = me.column(i);
         float4 v = unpack(load4<WHOLE>(logits + me.row * VOCABULARY + column, VOCABULARY - column));
 #pragma unroll
-        for (int c = 0; c < 4; c++) at(v, c) = dloss * (ex2((at(v, c) - log_sum) * LOG2E) - (column + c == target ? 1.f : 0.f));
+        for (int c = 0; c < 4; c++)
+            at(v, c) = dloss * (ex2((at(v, c) - log_sum) * LOG2E) - (column + c == target ? 1.f : 0.f));
         store4<WHOLE>(dlogits + me.row * VOCABULARY + column, VOCABULARY - column, v);
     }
 }

@@ -1,7 +1,8 @@
 // stream = x + residual; y = (stream - mean) rstd weight + bias, and its gradients. RMSNorm has mean 0.
 //
-// WARPS_A_ROW warps share a row of WIDTH elements, four neighbours at a time, all in registers between the two passes (statistics, then
-// output). From the host: IO (of y), X_FLOATS (x is float32 whatever IO is), WIDTH, WARPS_A_ROW, ROWS_A_BLOCK, LAYER.
+// WARPS_A_ROW warps share a row of WIDTH elements, four neighbours at a time, all in registers between the two passes
+// (statistics, then output). From the host: IO (of y), X_FLOATS (x is float32 whatever IO is), WIDTH, WARPS_A_ROW,
+// ROWS_A_BLOCK, LAYER.
 
 constexpr int LANES = WARPS_A_ROW * 32;
 constexpr int QUADS = (WIDTH + 4 * LANES - 1) / (4 * LANES);
@@ -31,8 +32,12 @@ __device__ __forceinline__ float4 read_x(const void* x, i64 place, int valid) {
     return unpack(load4<WHOLE>((const io_t*)x + place, valid));
 }
 __device__ __forceinline__ float total(float4 v) { return (v.x + v.y) + (v.z + v.w); }
-__device__ __forceinline__ float4 times(float4 a, float4 b) { return make_float4(a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w); }
-__device__ __forceinline__ float4 plus(float4 a, float4 b) { return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w); }
+__device__ __forceinline__ float4 times(float4 a, float4 b) {
+    return make_float4(a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w);
+}
+__device__ __forceinline__ float4 plus(float4 a, float4 b) {
+    return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
+}
 // (v - mean) rstd; subtracting first loses nothing where the row is far from 0.
 __device__ __forceinline__ float4 normalised(float4 v, float mean, float rstd) {
     if (!LAYER) return make_float4(v.x * rstd, v.y * rstd, v.z * rstd, v.w * rstd);
@@ -54,7 +59,9 @@ __device__ __forceinline__ float sum_row(float v, const Place& me) {
     return v;
 }
 
-extern "C" __global__ void __launch_bounds__(LANES* ROWS_A_BLOCK) norm_forward(const void* x, const float* residual, const float* weight, const float* bias, double eps, io_t* y, float* stream, float* rstd, float* mean, i64 rows) {
+extern "C" __global__ void __launch_bounds__(LANES* ROWS_A_BLOCK)
+    norm_forward(const void* x, const float* residual, const float* weight, const float* bias, double eps, io_t* y,
+                 float* stream, float* rstd, float* mean, i64 rows) {
     Place me;
     bool exists = me.row < rows;
     float4 v[QUADS];
@@ -91,13 +98,16 @@ extern "C" __global__ void __launch_bounds__(LANES* ROWS_A_BLOCK) norm_forward(c
     if (exists && me.lane == 0) rstd[me.row] = scale, mean[me.row] = middle;
 }
 
-// dsum = dstream + rstd (u - mean(u n) n [- mean(u)]) with n the normalised row and u = dy weight. A block walks rows far apart and keeps
-// its sums of dy n and dy for dweight and dbias: partial (blocks * ROWS_A_BLOCK, 2, WIDTH).
-extern "C" __global__ void __launch_bounds__(LANES* ROWS_A_BLOCK) norm_backward(const io_t* dy, const float* dstream, const float* stream, const float* weight, const float* rstd, const float* mean, float* dsum, float* partial, i64 rows) {
+// dsum = dstream + rstd (u - mean(u n) n [- mean(u)]) with n the normalised row and u = dy weight. A block walks rows
+// far apart and keeps its sums of dy n and dy for dweight and dbias: partial (blocks * ROWS_A_BLOCK, 2, WIDTH).
+extern "C" __global__ void __launch_bounds__(LANES* ROWS_A_BLOCK)
+    norm_backward(const io_t* dy, const float* dstream, const float* stream, const float* weight, const float* rstd,
+                  const float* mean, float* dsum, float* partial, i64 rows) {
     Place me;
     float4 w[QUADS], dweight[QUADS], dbias[QUADS];
 #pragma unroll
-    for (int i = 0; i < QUADS; i++) w[i] = read_floats(weight + me.column(i), WIDTH - me.column(i)), dweight[i] = float4(), dbias[i] = float4();
+    for (int i = 0; i < QUADS; i++)
+        w[i] = read_floats(weight + me.column(i), WIDTH - me.column(i)), dweight[i] = float4(), dbias[i] = float4();
     for (i64 first = (i64)blockIdx.x * ROWS_A_BLOCK; first < rows; first += (i64)gridDim.x * ROWS_A_BLOCK) {
         i64 row = first + me.row_in_block;
         bool exists = row < rows;
@@ -121,7 +131,8 @@ extern "C" __global__ void __launch_bounds__(LANES* ROWS_A_BLOCK) norm_backward(
             int column = me.column(i), valid = exists ? WIDTH - column : 0;
             float4 out;
 #pragma unroll
-            for (int c = 0; c < 4; c++) at(out, c) = scale * (fmaf(at(n[i], c), -along, at(u[i], c)) - (LAYER ? across : 0.f));
+            for (int c = 0; c < 4; c++)
+                at(out, c) = scale * (fmaf(at(n[i], c), -along, at(u[i], c)) - (LAYER ? across : 0.f));
             if (dstream != nullptr) out = plus(out, read_floats(dstream + row * WIDTH + column, valid));
             write_floats(dsum + row * WIDTH + column, valid, out);
         }

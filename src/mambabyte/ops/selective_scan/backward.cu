@@ -1,29 +1,29 @@
-// Backward selective scan: all gradients of scan_forward from dy, the inputs, and the states that the forward kept every CHUNK rows.
+// Backward selective scan: all gradients of scan_forward from dy, the inputs, and the states that the forward kept
+// every CHUNK rows.
 //
-// From the host: what layout.cuh takes, CHUNK, GROUP, TILE (rows between checkpoints, finished together, in registers), MIN_BLOCKS and
-// SHARED_BYTES.
+// From the host: what layout.cuh takes, CHUNK, GROUP, TILE (rows between checkpoints, finished together, in registers),
+// MIN_BLOCKS and SHARED_BYTES.
 //
-// With g_t = dL/dh_t before row t's own share:  g += dy C;  dB += g s x;  dC += dy h;  d(s x) += g . B;  g *= a;  dA += g h_prev s;
-// ds += g h_prev . A. A warp walks chunks from the last to the first. In a chunk it (1) runs the states forward again, keeping them at
-// the start of every TILE rows in shared memory, and (2) tile by tile, backwards, recomputes states and decays once more, now into
-// registers, and walks back over them. Sums over states (y, g . B, g h_prev . A) go through shared memory to the quads, which finish
-// dx, ddt and dz. Sums over channels (dB, dC) are taken over the lanes of the warp (`sum_channels`), over the warps of the block in
-// shared memory, and over blocks by `scan_sum_blocks`: always in the same order, so gradients are the same bits in every run.
+// With g_t = dL/dh_t before row t's own share:  g += dy C;  dB += g s x;  dC += dy h;  d(s x) += g . B;  g *= a;  dA +=
+// g h_prev s; ds += g h_prev . A. A warp walks chunks from the last to the first. In a chunk it (1) runs the states
+// forward again, keeping them at the start of every TILE rows in shared memory, and (2) tile by tile, backwards,
+// recomputes states and decays once more, now into registers, and walks back over them. Sums over states (y, g . B, g
+// h_prev . A) go through shared memory to the quads, which finish dx, ddt and dz. Sums over channels (dB, dC) are taken
+// over the lanes of the warp (`sum_channels`), over the warps of the block in shared memory, and over blocks by
+// `scan_sum_blocks`: always in the same order, so gradients are the same bits in every run.
 
 using Burst = Quads<GROUP>;
 constexpr int PASSES = Burst::PASSES;
 using ChunkBurst = Quads<CHUNK>;
 constexpr int TILES = CHUNK / TILE;
-constexpr int SUMS = 2 * STATES;  // dB and dC of one row
-constexpr int LANE_SUMS = PART_LANES >= 8 ? 1 : 8 / PART_LANES;  // how many of them a lane holds after sum_channels
-constexpr bool TENSOR_CORES = STATES == 16 && IO != 2;
 static_assert(CHUNK % GROUP == 0 && GROUP % TILE == 0 && CHUNK <= 64, "a chunk is whole groups, a group whole tiles");
 
 struct Warp {
-    float4 start[TILES][CHANNELS][32];    // the states before each tile, as the lanes hold them
-    float2 step[CHUNK][STEP_ROW];         // s and s x
-    float dy[GROUP][WARP_CHANNELS];       // gradient of what is gated
-    float y[GROUP][PARTIAL_ROW], dsx[GROUP][PARTIAL_ROW], ds[GROUP][PARTIAL_ROW];  // the parts' shares of C . h, g . B, g h_prev . A
+    float4 start[TILES][CHANNELS][32];  // the states before each tile, as the lanes hold them
+    float2 step[CHUNK][STEP_ROW];       // s and s x
+    float dy[GROUP][WARP_CHANNELS];     // gradient of what is gated
+    float y[GROUP][PARTIAL_ROW], dsx[GROUP][PARTIAL_ROW],
+        ds[GROUP][PARTIAL_ROW];  // the parts' shares of C . h, g . B, g h_prev . A
     float sums[CHUNK][SUMS];
 };
 struct Shared {
@@ -42,56 +42,9 @@ struct Sequence {
     i64 L, E;
 };
 
-// Add the eight values of a lane (dB and dC of its four states) over the lanes that hold the same states. Lane `column` is left with
-// the LANE_SUMS sums from number column * 8 / PART_LANES on (on tensor cores: lane l has sum l / 4 of part l % 4).
-__device__ __forceinline__ void sum_channels(float (&v)[8], float (&sums)[LANE_SUMS], const Lane& me) {
-    if constexpr (TENSOR_CORES) {
-        // One m16n8k8 product adds over the four lanes of a group and two registers: B[k][n] is k = lane % 4 (+ 4 in the second
-        // register), n = lane / 4. Row m of A picks value m, so D[m][n] is value m summed over the group n = (part, half). TF32 keeps
-        // 11 bits of a summand, more than the 16-bit inputs have.
-        float d[4] = {0.f, 0.f, 0.f, 0.f};
-        int m = threadIdx.x % 32 / 4;
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            unsigned first = m == 2 * i ? 0x3f800000u : 0u, second = m == 2 * i + 1 ? 0x3f800000u : 0u;
-            asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%11,%12,%13};"
-                : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
-                : "r"(first), "r"(0u), "r"(second), "r"(0u), "r"(__float_as_uint(v[2 * i])), "r"(__float_as_uint(v[2 * i + 1])),
-                  "f"(d[0]), "f"(d[1]), "f"(d[2]), "f"(d[3]));
-        }
-        sums[0] = d[0] + d[1];  // D's columns 2 part and 2 part + 1 are the two halves of a part's lanes
-    } else {
-        int width = 8;
-#pragma unroll
-        for (int lanes = PART_LANES / 2; lanes >= 1; lanes /= 2) {
-            bool upper = me.column & lanes;
-            if (width > 1) {
-                width /= 2;
-#pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    if (i >= width) break;
-                    float keep = upper ? v[i + width] : v[i], give = upper ? v[i] : v[i + width];
-                    v[i] = keep + __shfl_xor_sync(ALL, give, lanes);
-                }
-            } else {
-                v[0] += __shfl_xor_sync(ALL, v[0], lanes);
-            }
-        }
-#pragma unroll
-        for (int i = 0; i < LANE_SUMS; i++) sums[i] = v[i];
-    }
-}
-__device__ __forceinline__ void put_sums(float* row, const float (&sums)[LANE_SUMS], const Lane& me) {
-    constexpr int COPIES = TENSOR_CORES ? 1 : PART_LANES > 8 ? PART_LANES / 8 : 1;
-    int lane = threadIdx.x % 32, part = TENSOR_CORES ? lane % 4 : me.part;
-    int first = TENSOR_CORES ? lane / 4 : me.column / COPIES * LANE_SUMS;
-#pragma unroll
-    for (int i = 0; i < LANE_SUMS; i++)
-        if (COPIES == 1 || me.column % COPIES == 0) row[(first + i) / 4 * STATES + part * 4 + (first + i) % 4] = sums[i];
-}
-
-// What the rows of a tile need. Reads of shared memory come before the arithmetic and writes after it: a write in between would keep
-// the compiler from moving later rows up, and one or two warps a scheduler cannot hide the latencies that then remain.
+// What the rows of a tile need. Reads of shared memory come before the arithmetic and writes after it: a write in
+// between would keep the compiler from moving later rows up, and one or two warps a scheduler cannot hide the latencies
+// that then remain.
 struct Operands {
     Step step[TILE];
     float4 B[TILE];
@@ -108,7 +61,8 @@ struct Operands {
 };
 
 // From h before row t to h after it; leaves the decays.
-__device__ __forceinline__ void advance(const Operands& row, int t, const float4 (&a)[CHANNELS], float4 (&h)[CHANNELS], float4 (&decay)[CHANNELS]) {
+__device__ __forceinline__ void advance(const Operands& row, int t, const float4 (&a)[CHANNELS], float4 (&h)[CHANNELS],
+                                        float4 (&decay)[CHANNELS]) {
 #pragma unroll
     for (int n = 0; n < 4; n++) {
 #pragma unroll
@@ -121,16 +75,19 @@ __device__ __forceinline__ void advance(const Operands& row, int t, const float4
 }
 
 // Bring what the next chunk starts with from memory to the L2 cache, whose latency is a third.
-__device__ __forceinline__ void prefetch_chunk(const Sequence& q, const Lane& me, i64 b, i64 t0, const float* checkpoint) {
+__device__ __forceinline__ void prefetch_chunk(const Sequence& q, const Lane& me, i64 b, i64 t0,
+                                               const float* checkpoint) {
     int lane = threadIdx.x % 32;
     i64 channel = me.channel - me.column * CHANNELS;
     if (channel >= q.E || lane >= CHUNK) return;
     asm volatile("prefetch.global.L2 [%0];" ::"l"(q.x.row(b, t0 + lane) + channel));
     asm volatile("prefetch.global.L2 [%0];" ::"l"(q.dt.row(b, t0 + lane) + channel));
-    if (lane * 32 < WARP_CHANNELS * N) asm volatile("prefetch.global.L2 [%0];" ::"l"(checkpoint + min(channel * N + lane * 32, q.E * N - 1)));
+    if (lane * 32 < WARP_CHANNELS * N)
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(checkpoint + min(channel * N + lane * 32, q.E * N - 1)));
 }
 
-__device__ __forceinline__ void recompute_starts(Shared& shared, Warp& warp, const Lane& me, const float4 (&a)[CHANNELS], float4 (&h)[CHANNELS]) {
+__device__ __forceinline__ void recompute_starts(Shared& shared, Warp& warp, const Lane& me,
+                                                 const float4 (&a)[CHANNELS], float4 (&h)[CHANNELS]) {
     float4 decay[CHANNELS];
 #pragma unroll 1
     for (int k = 0; k < TILES; k++) {
@@ -150,8 +107,10 @@ struct Shares {
 };
 
 // What one row gives back: h after it, h_prev before it, g the gradient of h from the rows after it.
-__device__ __forceinline__ Shares retreat(const Step& step, float4 B, float4 C, const float (&dy)[CHANNELS], const Lane& me, const float4 (&a)[CHANNELS], const float4 (&h)[CHANNELS],
-                                          const float4 (&h_prev)[CHANNELS], const float4 (&decay)[CHANNELS], float4 (&g)[CHANNELS], float4 (&dA)[CHANNELS]) {
+__device__ __forceinline__ Shares retreat(const Step& step, float4 B, float4 C, const float (&dy)[CHANNELS],
+                                          const Lane& me, const float4 (&a)[CHANNELS], const float4 (&h)[CHANNELS],
+                                          const float4 (&h_prev)[CHANNELS], const float4 (&decay)[CHANNELS],
+                                          float4 (&g)[CHANNELS], float4 (&dA)[CHANNELS]) {
     Shares out;
     float v[8];
 #pragma unroll
@@ -175,7 +134,9 @@ __device__ __forceinline__ Shares retreat(const Step& step, float4 B, float4 C, 
 }
 
 // Tile k of the chunk, whose rows are in_group, in_group + 1, ... of their group.
-__device__ __forceinline__ void walk_tile_back(Shared& shared, Warp& warp, int k, int in_group, const Lane& me, const float4 (&a)[CHANNELS], float4 (&g)[CHANNELS], float4 (&dA)[CHANNELS]) {
+__device__ __forceinline__ void walk_tile_back(Shared& shared, Warp& warp, int k, int in_group, const Lane& me,
+                                               const float4 (&a)[CHANNELS], float4 (&g)[CHANNELS],
+                                               float4 (&dA)[CHANNELS]) {
     float4 h[TILE + 1][CHANNELS], decay[TILE][CHANNELS], C[TILE];
     float dy[TILE][CHANNELS];
     Operands row;
@@ -196,7 +157,8 @@ __device__ __forceinline__ void walk_tile_back(Shared& shared, Warp& warp, int k
         advance(row, t, a, h[t + 1], decay[t]);
     }
 #pragma unroll
-    for (int t = TILE - 1; t >= 0; t--) out[t] = retreat(row.step[t], row.B[t], C[t], dy[t], me, a, h[t + 1], h[t], decay[t], g, dA);
+    for (int t = TILE - 1; t >= 0; t--)
+        out[t] = retreat(row.step[t], row.B[t], C[t], dy[t], me, a, h[t + 1], h[t], decay[t], g, dA);
 #pragma unroll
     for (int t = 0; t < TILE; t++) {
         if (GATED) put_shares(warp.y[in_group + t], out[t].y, me);
@@ -210,7 +172,8 @@ struct Group {  // the quads of the rows of one group, from memory to their grad
     Burst x, z, dy;
     io4 raw_x[PASSES], raw_z[PASSES], raw_dy[PASSES];
 
-    __device__ __forceinline__ Group(const Sequence& q, const Lane& me, i64 b, i64 t0) : x(q.x, me, b, t0), z(q.z, me, b, t0), dy(q.dy, me, b, t0) {}
+    __device__ __forceinline__ Group(const Sequence& q, const Lane& me, i64 b, i64 t0)
+        : x(q.x, me, b, t0), z(q.z, me, b, t0), dy(q.dy, me, b, t0) {}
     __device__ __forceinline__ void load(const Lane& me, int rows) {
         x.load(raw_x, me, rows), dy.load(raw_dy, me, rows);
         if (GATED) z.load(raw_z, me, rows);
@@ -224,7 +187,8 @@ struct Quad {  // four channels of one row while its group is walked
 
     __device__ __forceinline__ float4 gated() const {
         float4 v = unpack(dy), gate = unpack(z);
-        if (GATED) v = make_float4(v.x * gate.x * open.x, v.y * gate.y * open.y, v.z * gate.z * open.z, v.w * gate.w * open.w);
+        if (GATED)
+            v = make_float4(v.x * gate.x * open.x, v.y * gate.y * open.y, v.z * gate.z * open.z, v.w * gate.w * open.w);
         return v;
     }
     __device__ __forceinline__ void stage(float* row) {
@@ -238,7 +202,8 @@ struct Parameters {  // of this lane's four quad channels, with their gradients
     float4 D, dD, dbias;
 
     // Row `row` of the group whose first row in the chunk is t0; `place` and `place_z` are where its gradients go.
-    __device__ __forceinline__ void finish(const Sequence& q, const Warp& warp, const Quad& quad, const Lane& me, int t0, int row, bool exists, i64 place, i64 place_z) {
+    __device__ __forceinline__ void finish(const Sequence& q, const Warp& warp, const Quad& quad, const Lane& me,
+                                           int t0, int row, bool exists, i64 place, i64 place_z) {
         float4 u = unpack(quad.x), gate = unpack(quad.z), dout = unpack(quad.dy), dgated = quad.gated(), dx, ddt, dz;
         float4 dsx = gather(warp.dsx[row], me), through = gather(warp.ds[row], me), y = float4();
         if (GATED) y = gather(warp.y[row], me);
@@ -266,9 +231,10 @@ struct Parameters {  // of this lane's four quad channels, with their gradients
     }
 };
 
-// From memory: B and C of a chunk for the whole block, s and s x of the warp's channels; rows that do not exist have s = 0. All reads are
-// under way before the first is waited for, the states before the chunk too.
-__device__ __forceinline__ void stage_chunk(Shared& shared, Warp& warp, const Sequence& q, const Lane& me, float4 bias, i64 b, i64 t0, int rows, const float* checkpoint, float4 (&h)[CHANNELS]) {
+// From memory: B and C of a chunk for the whole block, s and s x of the warp's channels; rows that do not exist have s
+// = 0. All reads are under way before the first is waited for, the states before the chunk too.
+__device__ __forceinline__ void stage_chunk(Shared& shared, Warp& warp, const Sequence& q, const Lane& me, float4 bias,
+                                            i64 b, i64 t0, int rows, const float* checkpoint, float4 (&h)[CHANNELS]) {
     constexpr int THREADS = WARPS * 32, STATE_QUADS = CHUNK * PARTS, ROUNDS = (STATE_QUADS + THREADS - 1) / THREADS;
     io4 raw_x[ChunkBurst::PASSES], raw_dt[ChunkBurst::PASSES], raw_B[ROUNDS], raw_C[ROUNDS];
     load_slab(h, checkpoint, me, q.E, 0.f);
@@ -277,11 +243,13 @@ __device__ __forceinline__ void stage_chunk(Shared& shared, Warp& warp, const Se
     const io_t *B = q.B.row(b, t0), *C = q.C.row(b, t0);
 #pragma unroll
     for (int i = 0; i < ROUNDS; i++) {
-        int index = threadIdx.x + i * THREADS, row = index / PARTS, part = index % PARTS, states = row < rows ? N - part * 4 : 0;
-        raw_B[i] = load4<ALIGNED_BC && N == STATES>(B + (unsigned)(row * (int)q.B.row_stride + part * 4), states);
-        raw_C[i] = load4<ALIGNED_BC && N == STATES>(C + (unsigned)(row * (int)q.C.row_stride + part * 4), states);
+        int index = threadIdx.x + i * THREADS, row = index / PARTS, part = index % PARTS,
+            states = row < rows ? N - part * 4 : 0;
+        raw_B[i] = load4 < ALIGNED_BC && N == STATES > (B + (unsigned)(row * (int)q.B.row_stride + part * 4), states);
+        raw_C[i] = load4 < ALIGNED_BC && N == STATES > (C + (unsigned)(row * (int)q.C.row_stride + part * 4), states);
     }
-    if (RESETS && threadIdx.x < CHUNK) shared.drop[threadIdx.x] = threadIdx.x < rows && q.resets[b * q.L + t0 + threadIdx.x] ? -INF : 0.f;
+    if (RESETS && threadIdx.x < CHUNK)
+        shared.drop[threadIdx.x] = threadIdx.x < rows && q.resets[b * q.L + t0 + threadIdx.x] ? -INF : 0.f;
 #pragma unroll
     for (int i = 0; i < ChunkBurst::PASSES; i++) {
         int row = me.quad_row + i * ROWS_PER_PASS;
@@ -301,22 +269,39 @@ __device__ __forceinline__ void stage_chunk(Shared& shared, Warp& warp, const Se
     }
 }
 
-// x, dt, z, dy and their gradients (B, L, E); dx and ddt are contiguous, and so is y, what the forward returned, which is written
-// again unless it is null or nothing is gated. B, C (B, L, N). first (B, segments, E, N) or null is the gradient
-// of the state after each segment. dA (B, segments, E, N), dD and ddt_bias (B, segments, E), dBC (blocks, B, L, 2, STATES) are partial
-// sums; dfirst (B, E, N) is the gradient of the state before row 0.
+// x, dt, z, dy and their gradients (B, L, E); dx and ddt are contiguous, and so is y, what the forward returned, which
+// is written again unless it is null or nothing is gated. B, C (B, L, N). first (B, segments, E, N) or null is the
+// gradient of the state after each segment. dA (B, segments, E, N), dD and ddt_bias (B, segments, E), dBC (blocks, B,
+// L, 2, STATES) are partial sums; dfirst (B, E, N) is the gradient of the state before row 0.
 extern "C" __global__ void __launch_bounds__(WARPS * 32, MIN_BLOCKS)
-scan_backward(io_t* x, i64 x_batch, i64 x_row, io_t* dt, i64 dt_batch, i64 dt_row, io_t* z, i64 z_batch, i64 z_row, io_t* dy, i64 dy_batch, i64 dy_row,
-              io_t* B, i64 B_batch, i64 B_row, io_t* C, i64 C_batch, i64 C_row, const float* A, const float* D, const float* dt_bias,
-              const unsigned char* resets, i64 L, i64 E, i64 segments, i64 segment_rows, const float* checkpoints, const float* first,
-              io_t* dx, io_t* ddt, io_t* dz, i64 dz_batch, i64 dz_row, io_t* y, float* dA_out, float* dD_out, float* dbias_out, float* dBC, float* dfirst) {
+    scan_backward(io_t* x, i64 x_batch, i64 x_row, io_t* dt, i64 dt_batch, i64 dt_row, io_t* z, i64 z_batch, i64 z_row,
+                  io_t* dy, i64 dy_batch, i64 dy_row, io_t* B, i64 B_batch, i64 B_row, io_t* C, i64 C_batch, i64 C_row,
+                  const float* A, const float* D, const float* dt_bias, const unsigned char* resets, i64 L, i64 E,
+                  i64 segments, i64 segment_rows, const float* checkpoints, const float* first, io_t* dx, io_t* ddt,
+                  io_t* dz, i64 dz_batch, i64 dz_row, io_t* y, float* dA_out, float* dD_out, float* dbias_out,
+                  float* dBC, float* dfirst) {
     extern __shared__ float4 memory[];
     Shared& shared = *(Shared*)memory;
     Warp& warp = shared.warp[threadIdx.x / 32];
-    Sequence q{{x, x_batch, x_row}, {dt, dt_batch, dt_row}, {z, z_batch, z_row}, {dy, dy_batch, dy_row}, {B, B_batch, B_row}, {C, C_batch, C_row},
-               dx, ddt, y, {dz, dz_batch, dz_row}, A, D, dt_bias, resets, L, E};
+    Sequence q{{x, x_batch, x_row},
+               {dt, dt_batch, dt_row},
+               {z, z_batch, z_row},
+               {dy, dy_batch, dy_row},
+               {B, B_batch, B_row},
+               {C, C_batch, C_row},
+               dx,
+               ddt,
+               y,
+               {dz, dz_batch, dz_row},
+               A,
+               D,
+               dt_bias,
+               resets,
+               L,
+               E};
     i64 b = blockIdx.x / segments, slab = blockIdx.x * E * N;  // blockIdx.x is (sequence, segment)
-    i64 begin = blockIdx.x % segments * segment_rows, end = min(L, begin + segment_rows), chunks = (L + CHUNK - 1) / CHUNK;
+    i64 begin = blockIdx.x % segments * segment_rows, end = min(L, begin + segment_rows),
+        chunks = (L + CHUNK - 1) / CHUNK;
     Lane me(((i64)blockIdx.y * WARPS + threadIdx.x / 32) * WARP_CHANNELS, E);
     i64 quad_channel = me.channel - me.column * CHANNELS + me.quad_column;
 
@@ -350,14 +335,16 @@ scan_backward(io_t* x, i64 x_batch, i64 x_row, io_t* dt, i64 dt_batch, i64 dt_ro
             if (r > 0 || t0 > begin) group.load(me, left - (r - GROUP));  // on its way while this group is walked
             __syncwarp();
 #pragma unroll 1
-            for (int k = GROUP / TILE - 1; k >= 0; k--) walk_tile_back(shared, warp, r / TILE + k, k * TILE, me, a, g, dA);
+            for (int k = GROUP / TILE - 1; k >= 0; k--)
+                walk_tile_back(shared, warp, r / TILE + k, k * TILE, me, a, g, dA);
             __syncwarp();
 #pragma unroll
             for (int i = 0; i < PASSES; i++) {
                 int row = me.quad_row + i * ROWS_PER_PASS;
                 if (GROUP % ROWS_PER_PASS == 0 || row < GROUP) {
                     i64 t = t0 + r + row;
-                    of.finish(q, warp, quad[i], me, r, row, r + row < rows, (b * L + t) * E + quad_channel, b * dz_batch + t * dz_row + quad_channel);
+                    of.finish(q, warp, quad[i], me, r, row, r + row < rows, (b * L + t) * E + quad_channel,
+                              b * dz_batch + t * dz_row + quad_channel);
                 }
             }
         }

@@ -15,7 +15,7 @@ from torch import Tensor
 from mambabyte.ops import nvrtc
 from mambabyte.ops.selective_scan.cuda_plan import BATCH, CHUNK, FORWARD_BLOCKS, FORWARD_TILE, GROUP, TILE, Plan, plan
 
-HEADERS = ("device.cuh", "selective_scan/layout.cuh")
+HEADERS = ("device.cuh", "selective_scan/layout.cuh", "selective_scan/sums.cuh")
 MAX_STATES = 64
 
 

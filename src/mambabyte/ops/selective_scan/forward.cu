@@ -1,19 +1,21 @@
 // Forward selective scan, h_t = exp(s_t A) h_(t-1) + s_t x_t B_t and y_t = (C_t . h_t + D x_t) silu(z_t).
 //
-// A warp walks its channels through time in tiles of TILE rows: stage (s, s x) and B, C in shared memory, advance the states
-// in registers, leave each lane's share of C . h in shared memory, add the shares up, gate and store. Nothing is shared
-// between warps. Where batch x channels cannot fill the GPU, time is cut into segments: `scan_segment_states` finds each
-// segment's end state from zero, `scan_carry` chains them (the decay over a segment is exp(A sum s)), and `scan_forward` then
-// runs all segments at once. `scan_segment_adjoints` is the same thing backwards, for the gradient of the state.
+// A warp walks its channels through time in tiles of TILE rows: stage (s, s x) and B, C in shared memory, advance the
+// states in registers, leave each lane's share of C . h in shared memory, add the shares up, gate and store. Nothing is
+// shared between warps. Where batch x channels cannot fill the GPU, time is cut into segments: `scan_segment_states`
+// finds each segment's end state from zero, `scan_carry` chains them (the decay over a segment is exp(A sum s)), and
+// `scan_forward` then runs all segments at once. `scan_segment_adjoints` is the same thing backwards, for the gradient
+// of the state.
 //
-// From the host: what layout.cuh takes, CHUNK (rows between checkpoints), TILE, BATCH (rows in registers) and MIN_BLOCKS.
+// From the host: what layout.cuh takes, CHUNK (rows between checkpoints), TILE, BATCH (rows in registers) and
+// MIN_BLOCKS.
 
 using Burst = Quads<TILE>;
 using StateBurst = StateQuads<TILE>;
 constexpr int PASSES = Burst::PASSES;
 
 struct Tile {
-    float2 step[TILE][STEP_ROW];       // s, and what enters the state with B (or C): s x, or dy
+    float2 step[TILE][STEP_ROW];  // s, and what enters the state with B (or C): s x, or dy
     float4 in[TILE][PARTS], out[TILE][PARTS];
     float partial[TILE][PARTIAL_ROW];
     float drop[TILE];  // added to the exponent of the decay: 0, or -inf at a reset
@@ -35,17 +37,24 @@ struct Inputs {  // of one tile, as they lie in memory, on their way
     io4 raw_x[PASSES], raw_dt[PASSES], raw_z[PASSES], raw_in[StateBurst::PASSES], raw_out[StateBurst::PASSES];
 
     __device__ __forceinline__ Inputs(const Sequence& q, const Lane& me, i64 b, i64 t0)
-        : x(q.x, me, b, t0), dt(q.dt, me, b, t0), z(q.z, me, b, t0), in(MODE == ADJOINTS_ONLY ? q.C : q.B, me, b, t0), out(q.C, me, b, t0) {}
+        : x(q.x, me, b, t0),
+          dt(q.dt, me, b, t0),
+          z(q.z, me, b, t0),
+          in(MODE == ADJOINTS_ONLY ? q.C : q.B, me, b, t0),
+          out(q.C, me, b, t0) {}
     __device__ __forceinline__ void load(const Lane& me, int rows) {
         x.load(raw_x, me, rows), dt.load(raw_dt, me, rows), in.load(raw_in, me, rows);
         if (GATED && MODE != STATES_ONLY) z.load(raw_z, me, rows);
         if (MODE == FORWARD) out.load(raw_out, me, rows);
     }
-    __device__ __forceinline__ void move(i64 rows) { x.move(rows), dt.move(rows), z.move(rows), in.move(rows), out.move(rows); }
+    __device__ __forceinline__ void move(i64 rows) {
+        x.move(rows), dt.move(rows), z.move(rows), in.move(rows), out.move(rows);
+    }
 };
 
 template <Mode MODE>
-__device__ __forceinline__ void stage(Tile& tile, const Inputs<MODE>& from, const unsigned char* resets, const Lane& me, float4 bias, int rows) {
+__device__ __forceinline__ void stage(Tile& tile, const Inputs<MODE>& from, const unsigned char* resets, const Lane& me,
+                                      float4 bias, int rows) {
 #pragma unroll
     for (int i = 0; i < PASSES; i++) {
         int row = me.quad_row + i * ROWS_PER_PASS;
@@ -55,7 +64,8 @@ __device__ __forceinline__ void stage(Tile& tile, const Inputs<MODE>& from, cons
 #pragma unroll
         for (int c = 0; c < 4; c++) {
             at(s, c) = exists * step_of(at(dt, c), at(bias, c));
-            at(enters, c) = MODE == ADJOINTS_ONLY ? (GATED ? at(x, c) * at(z, c) * sigmoid(at(z, c)) : at(x, c)) : at(s, c) * at(x, c);
+            at(enters, c) = MODE == ADJOINTS_ONLY ? (GATED ? at(x, c) * at(z, c) * sigmoid(at(z, c)) : at(x, c))
+                                                  : at(s, c) * at(x, c);
         }
         put_steps(&tile.step[row][me.quad_column], s, enters);
     }
@@ -65,8 +75,9 @@ __device__ __forceinline__ void stage(Tile& tile, const Inputs<MODE>& from, cons
     if (RESETS && lane < TILE) tile.drop[lane] = lane < rows && resets[lane] ? -INF : 0.f;
 }
 
-// BATCH rows are walked together: first all reads of shared memory, then the arithmetic, then all writes. A write in between would
-// keep the compiler from moving the next row's reads and exponentials up, and one or two warps a scheduler cannot hide that.
+// BATCH rows are walked together: first all reads of shared memory, then the arithmetic, then all writes. A write in
+// between would keep the compiler from moving the next row's reads and exponentials up, and one or two warps a
+// scheduler cannot hide that.
 template <Mode MODE>
 struct Operands {
     Step step[BATCH];
@@ -87,7 +98,8 @@ struct Operands {
 
 // h over BATCH rows and, in the forward, this lane's share of y = C . h; for the adjoint g = exp(s A) (g + dy C).
 template <Mode MODE>
-__device__ __forceinline__ void advance(const Operands<MODE>& row, const float4 (&a)[CHANNELS], float4 (&h)[CHANNELS], float (&y)[BATCH][CHANNELS], float (&elapsed)[CHANNELS]) {
+__device__ __forceinline__ void advance(const Operands<MODE>& row, const float4 (&a)[CHANNELS], float4 (&h)[CHANNELS],
+                                        float (&y)[BATCH][CHANNELS], float (&elapsed)[CHANNELS]) {
 #pragma unroll
     for (int r = 0; r < BATCH; r++) {
 #pragma unroll
@@ -96,8 +108,10 @@ __device__ __forceinline__ void advance(const Operands<MODE>& row, const float4 
 #pragma unroll
             for (int n = 0; n < 4; n++) {
                 float decay = ex2(RESETS ? fmaf(s, at(a[j], n), row.drop[r]) : s * at(a[j], n)), in = at(row.in[r], n);
-                at(h[j], n) = MODE == ADJOINTS_ONLY ? decay * fmaf(enters, in, at(h[j], n)) : fmaf(decay, at(h[j], n), enters * in);
-                if (MODE == FORWARD) y[r][j] = n == 0 ? at(h[j], n) * at(row.out[r], n) : fmaf(at(h[j], n), at(row.out[r], n), y[r][j]);
+                at(h[j], n) = MODE == ADJOINTS_ONLY ? decay * fmaf(enters, in, at(h[j], n))
+                                                    : fmaf(decay, at(h[j], n), enters * in);
+                if (MODE == FORWARD)
+                    y[r][j] = n == 0 ? at(h[j], n) * at(row.out[r], n) : fmaf(at(h[j], n), at(row.out[r], n), y[r][j]);
             }
             if (MODE != FORWARD) elapsed[j] += RESETS && row.drop[r] != 0.f ? INF : s;
         }
@@ -105,7 +119,8 @@ __device__ __forceinline__ void advance(const Operands<MODE>& row, const float4 
 }
 
 template <Mode MODE>
-__device__ __forceinline__ void walk_tile(Tile& tile, const Lane& me, const float4 (&a)[CHANNELS], float4 (&h)[CHANNELS], float (&elapsed)[CHANNELS]) {
+__device__ __forceinline__ void walk_tile(Tile& tile, const Lane& me, const float4 (&a)[CHANNELS],
+                                          float4 (&h)[CHANNELS], float (&elapsed)[CHANNELS]) {
     Operands<MODE> row[2];
     row[0].load(tile, 0, me);
 #pragma unroll
@@ -119,7 +134,8 @@ __device__ __forceinline__ void walk_tile(Tile& tile, const Lane& me, const floa
     }
 }
 
-__device__ __forceinline__ void finish(const Tile& tile, const io4 (&x)[PASSES], const io4 (&z)[PASSES], const Burst& to, const Lane& me, float4 D, int rows) {
+__device__ __forceinline__ void finish(const Tile& tile, const io4 (&x)[PASSES], const io4 (&z)[PASSES],
+                                       const Burst& to, const Lane& me, float4 D, int rows) {
 #pragma unroll
     for (int i = 0; i < PASSES; i++) {
         int row = me.quad_row + i * ROWS_PER_PASS;
@@ -134,9 +150,11 @@ __device__ __forceinline__ void finish(const Tile& tile, const io4 (&x)[PASSES],
     }
 }
 
-// Rows [begin, end) of sequence b, h in and out; checkpoints (chunks, E, N) of this sequence receive h every CHUNK rows.
+// Rows [begin, end) of sequence b, h in and out; checkpoints (chunks, E, N) of this sequence receive h every CHUNK
+// rows.
 template <Mode MODE>
-__device__ __forceinline__ void walk(Tile& tile, const Sequence& q, const Lane& me, i64 b, i64 begin, i64 end, float4 (&h)[CHANNELS], float (&elapsed)[CHANNELS], float* checkpoints) {
+__device__ __forceinline__ void walk(Tile& tile, const Sequence& q, const Lane& me, i64 b, i64 begin, i64 end,
+                                     float4 (&h)[CHANNELS], float (&elapsed)[CHANNELS], float* checkpoints) {
     constexpr bool REVERSE = MODE == ADJOINTS_ONLY;
     constexpr int MOVE = REVERSE ? -TILE : TILE;
     float4 a[CHANNELS];
@@ -184,14 +202,19 @@ struct Place {  // what this warp works on: channels from `channel`, rows [begin
     }
 };
 
-#define SEQUENCE_PARAMETERS \
-    io_t *x, i64 x_batch, i64 x_row, io_t *dt, i64 dt_batch, i64 dt_row, io_t *z, i64 z_batch, i64 z_row, io_t *B, i64 B_batch, i64 B_row, \
-        io_t *C, i64 C_batch, i64 C_row, const float *A, const float *D, const float *dt_bias, const unsigned char *resets, i64 L, i64 E, i64 segments, i64 segment_rows
-#define SEQUENCE(y) \
-    Sequence { {x, x_batch, x_row}, {dt, dt_batch, dt_row}, {z, z_batch, z_row}, {B, B_batch, B_row}, {C, C_batch, C_row}, {y, L * E, E}, A, D, dt_bias, resets, L, E }
+#define SEQUENCE_PARAMETERS                                                                                            \
+    io_t *x, i64 x_batch, i64 x_row, io_t *dt, i64 dt_batch, i64 dt_row, io_t *z, i64 z_batch, i64 z_row, io_t *B,     \
+        i64 B_batch, i64 B_row, io_t *C, i64 C_batch, i64 C_row, const float *A, const float *D, const float *dt_bias, \
+        const unsigned char *resets, i64 L, i64 E, i64 segments, i64 segment_rows
+#define SEQUENCE(y)                                                                                                 \
+    Sequence {                                                                                                      \
+        {x, x_batch, x_row}, {dt, dt_batch, dt_row}, {z, z_batch, z_row}, {B, B_batch, B_row}, {C, C_batch, C_row}, \
+            {y, L * E, E}, A, D, dt_bias, resets, L, E                                                              \
+    }
 
 // first (B, segments, E, N): the state before each segment, or null for zeros. last (B, E, N) receives the final state.
-extern "C" __global__ void __launch_bounds__(WARPS * 32, MIN_BLOCKS) scan_forward(SEQUENCE_PARAMETERS, const float* first, io_t* y, float* last, float* checkpoints) {
+extern "C" __global__ void __launch_bounds__(WARPS * 32, MIN_BLOCKS)
+    scan_forward(SEQUENCE_PARAMETERS, const float* first, io_t* y, float* last, float* checkpoints) {
     __shared__ Tile tiles[WARPS];
     Place place(L, segments, 0, segment_rows);
     if (place.channel >= E) return;
@@ -205,7 +228,8 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, MIN_BLOCKS) scan_forwar
 }
 
 template <Mode MODE>
-__device__ void walk_segment(Tile& tile, const Sequence& q, const Place& place, i64 segments, float* local, float* elapsed_out) {
+__device__ void walk_segment(Tile& tile, const Sequence& q, const Place& place, i64 segments, float* local,
+                             float* elapsed_out) {
     if (place.channel >= q.E) return;
     Lane me(place.channel, q.E);
     float4 h[CHANNELS];
@@ -221,23 +245,29 @@ __device__ void walk_segment(Tile& tile, const Sequence& q, const Place& place, 
         if (me.part == 0 && me.channel + j < q.E) elapsed_out[index * q.E + me.channel + j] = elapsed[j];
 }
 
-// local (B, segments, E, N): each segment's end state from zero. elapsed (B, segments, E): its sum of s, infinite past a reset.
-// The last segment is left out.
-extern "C" __global__ void __launch_bounds__(WARPS * 32) scan_segment_states(SEQUENCE_PARAMETERS, float* local, float* elapsed) {
+// local (B, segments, E, N): each segment's end state from zero. elapsed (B, segments, E): its sum of s, infinite past
+// a reset. The last segment is left out.
+extern "C" __global__ void __launch_bounds__(WARPS * 32)
+    scan_segment_states(SEQUENCE_PARAMETERS, float* local, float* elapsed) {
     __shared__ Tile tiles[WARPS];
-    walk_segment<STATES_ONLY>(tiles[threadIdx.x / 32], SEQUENCE(nullptr), Place(L, segments - 1, 0, segment_rows), segments, local, elapsed);
+    walk_segment<STATES_ONLY>(tiles[threadIdx.x / 32], SEQUENCE(nullptr), Place(L, segments - 1, 0, segment_rows),
+                              segments, local, elapsed);
 }
 
 // The same for the gradient of the state, from each segment's last row to the one before its first; x is dy here. The
 // first segment is left out.
-extern "C" __global__ void __launch_bounds__(WARPS * 32) scan_segment_adjoints(SEQUENCE_PARAMETERS, float* local, float* elapsed) {
+extern "C" __global__ void __launch_bounds__(WARPS * 32)
+    scan_segment_adjoints(SEQUENCE_PARAMETERS, float* local, float* elapsed) {
     __shared__ Tile tiles[WARPS];
-    walk_segment<ADJOINTS_ONLY>(tiles[threadIdx.x / 32], SEQUENCE(nullptr), Place(L, segments - 1, 1, segment_rows), segments, local, elapsed);
+    walk_segment<ADJOINTS_ONLY>(tiles[threadIdx.x / 32], SEQUENCE(nullptr), Place(L, segments - 1, 1, segment_rows),
+                                segments, local, elapsed);
 }
 
-// In place, local (B, segments, E, N) from what each segment adds to what each segment starts with; `first` (B, E, N) or null
-// starts the chain, which runs from the last segment to the first if `reverse`. One thread an element of (E, N).
-extern "C" __global__ void scan_carry(float* local, const float* elapsed, const float* A, const float* first, i64 segments, i64 E, i64 reverse) {
+// In place, local (B, segments, E, N) from what each segment adds to what each segment starts with; `first` (B, E, N)
+// or null starts the chain, which runs from the last segment to the first if `reverse`. One thread an element of (E,
+// N).
+extern "C" __global__ void scan_carry(float* local, const float* elapsed, const float* A, const float* first,
+                                      i64 segments, i64 E, i64 reverse) {
     i64 element = (i64)blockIdx.y * blockDim.x + threadIdx.x, b = blockIdx.x;
     if (element >= E * N) return;
     float a = A[element] * LOG2E, carry = first == nullptr ? 0.f : first[b * E * N + element];

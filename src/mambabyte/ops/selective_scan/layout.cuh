@@ -1,16 +1,18 @@
 // How a warp holds the scan, shared by the forward and the backward kernels.
 //
-// The N states of a channel are padded to STATES, a power of two, and dealt to STATES / 4 lanes, four in a lane's registers.
-// A lane holds the same four states of CHANNELS neighbouring channels, so that one read of B and C from shared memory serves
-// 4 * CHANNELS elements. Lane l: `part` = l / PART_LANES says which four states, `column` = l % PART_LANES which channels.
-// Time runs in the instruction stream; the warp's channels are WARP_CHANNELS neighbours, so every row is one short burst.
+// The N states of a channel are padded to STATES, a power of two, and dealt to STATES / 4 lanes, four in a lane's
+// registers. A lane holds the same four states of CHANNELS neighbouring channels, so that one read of B and C from
+// shared memory serves 4 * CHANNELS elements. Lane l: `part` = l / PART_LANES says which four states, `column` = l %
+// PART_LANES which channels. Time runs in the instruction stream; the warp's channels are WARP_CHANNELS neighbours, so
+// every row is one short burst.
 //
-// What concerns a (position, channel) and no state (softplus, gate, loads, stores) is done once, by "quads": lane l handles
-// four neighbouring channels, `quad_column`, of rows quad_row, quad_row + ROWS_PER_PASS, ... Shared memory hands it across.
+// What concerns a (position, channel) and no state (softplus, gate, loads, stores) is done once, by "quads": lane l
+// handles four neighbouring channels, `quad_column`, of rows quad_row, quad_row + ROWS_PER_PASS, ... Shared memory
+// hands it across.
 #pragma once
 
-// From the host come IO, the sizes N, CHANNELS and WARPS, and what is asked for: GATED, RESETS, SOFTPLUS; ALIGNED (x, dt, z, ...)
-// and ALIGNED_BC say that quads are whole and lie on their own size.
+// From the host come IO, the sizes N, CHANNELS and WARPS, and what is asked for: GATED, RESETS, SOFTPLUS; ALIGNED (x,
+// dt, z, ...) and ALIGNED_BC say that quads are whole and lie on their own size.
 constexpr int STATES = N <= 4 ? 4 : N <= 8 ? 8 : N <= 16 ? 16 : N <= 32 ? 32 : 64;
 constexpr int PARTS = STATES / 4;
 constexpr int PART_LANES = 32 / PARTS;
@@ -65,7 +67,8 @@ __device__ __forceinline__ void store_slab(float* p, const float4 (&h)[CHANNELS]
 __device__ __forceinline__ void load_decay(float4 (&a)[CHANNELS], const float* A, const Lane& me, i64 E) {
     load_slab(a, A, me, E, -LN2);
 #pragma unroll
-    for (int j = 0; j < CHANNELS; j++) a[j] = make_float4(a[j].x * LOG2E, a[j].y * LOG2E, a[j].z * LOG2E, a[j].w * LOG2E);
+    for (int j = 0; j < CHANNELS; j++)
+        a[j] = make_float4(a[j].x * LOG2E, a[j].y * LOG2E, a[j].z * LOG2E, a[j].w * LOG2E);
 }
 __device__ __forceinline__ float step_of(float raw, float bias) { return SOFTPLUS ? softplus(raw + bias) : raw + bias; }
 
@@ -76,8 +79,8 @@ struct Rows {
     __device__ io_t* row(i64 b, i64 t) const { return data + b * batch_stride + t * row_stride; }
 };
 
-// Where this lane stands in such a tensor: its quad of channels (or of states) in the rows of a block of ROWS rows. Only rows below
-// `rows` are touched, which is ROWS but at the end of the sequence.
+// Where this lane stands in such a tensor: its quad of channels (or of states) in the rows of a block of ROWS rows.
+// Only rows below `rows` are touched, which is ROWS but at the end of the sequence.
 template <int ROWS>
 struct Quads {
     static constexpr int PASSES = (ROWS + ROWS_PER_PASS - 1) / ROWS_PER_PASS;
@@ -92,10 +95,12 @@ struct Quads {
     __device__ __forceinline__ void load(io4 (&v)[PASSES], const Lane& me, int rows) const {
 #pragma unroll
         for (int i = 0; i < PASSES; i++)
-            v[i] = load4<ALIGNED>(p + i * ROWS_PER_PASS * stride, me.quad_row + i * ROWS_PER_PASS < rows ? me.quad_valid : 0);
+            v[i] = load4<ALIGNED>(p + i * ROWS_PER_PASS * stride,
+                                  me.quad_row + i * ROWS_PER_PASS < rows ? me.quad_valid : 0);
     }
     __device__ __forceinline__ void store(int pass, float4 v, const Lane& me, int rows) const {
-        store4<ALIGNED>(p + pass * ROWS_PER_PASS * stride, me.quad_row + pass * ROWS_PER_PASS < rows ? me.quad_valid : 0, v);
+        store4<ALIGNED>(p + pass * ROWS_PER_PASS * stride,
+                        me.quad_row + pass * ROWS_PER_PASS < rows ? me.quad_valid : 0, v);
     }
 };
 template <int ROWS>
@@ -113,13 +118,15 @@ struct StateQuads {
 #pragma unroll
         for (int i = 0; i < PASSES; i++) {
             bool exists = me.state_row + i * ROWS_A_PASS < rows;
-            v[i] = load4<ALIGNED_BC && N == STATES>(p + i * ROWS_A_PASS * stride, exists ? N - me.state_part * 4 : 0);
+            v[i] =
+                load4 < ALIGNED_BC && N == STATES > (p + i * ROWS_A_PASS * stride, exists ? N - me.state_part * 4 : 0);
         }
     }
     __device__ __forceinline__ static void put(float4 (*tile)[PARTS], const io4 (&v)[PASSES], const Lane& me) {
 #pragma unroll
         for (int i = 0; i < PASSES; i++)
-            if (ROWS % ROWS_A_PASS == 0 || me.state_row + i * ROWS_A_PASS < ROWS) tile[me.state_row + i * ROWS_A_PASS][me.state_part] = unpack(v[i]);
+            if (ROWS % ROWS_A_PASS == 0 || me.state_row + i * ROWS_A_PASS < ROWS)
+                tile[me.state_row + i * ROWS_A_PASS][me.state_part] = unpack(v[i]);
     }
 };
 
@@ -142,40 +149,4 @@ struct Step {
 __device__ __forceinline__ void put_steps(float2* row, float4 s, float4 enters) {
     ((float4*)row)[0] = make_float4(s.x, enters.x, s.y, enters.y);
     ((float4*)row)[1] = make_float4(s.z, enters.z, s.w, enters.w);
-}
-
-// A row of shares of a sum over states: each lane leaves one number a channel, the channels of a lane side by side. Columns are dealt
-// even ones first, so that the quads of two rows, PARTIAL_ROW apart, read different banks.
-__device__ __forceinline__ int share_place(int column, int part) { return ((column % 2 * (PART_LANES / 2) + column / 2) * PARTS + part) * CHANNELS; }
-__device__ __forceinline__ void put_shares(float* row, const float (&share)[CHANNELS], const Lane& me) {
-    float* to = row + share_place(me.column, me.part);
-    if constexpr (CHANNELS == 2) *(float2*)to = make_float2(share[0], share[1]);
-    else
-#pragma unroll
-        for (int j = 0; j < CHANNELS; j++) to[j] = share[j];
-}
-// The sums for the four channels of this lane's quad.
-__device__ __forceinline__ float4 gather(const float* row, const Lane& me) {
-    float4 sum = float4();
-    if constexpr (CHANNELS == 2 && PARTS % 2 == 0) {
-#pragma unroll
-        for (int c = 0; c < 4; c += 2) {
-            const float4* from = (const float4*)(row + share_place((me.quad_column + c) / 2, 0));
-#pragma unroll
-            for (int i = 0; i < PARTS / 2; i++) {
-                float4 v = from[i];  // two parts of two channels
-                at(sum, c) += v.x + v.z;
-                at(sum, c + 1) += v.y + v.w;
-            }
-        }
-    } else {
-#pragma unroll
-        for (int c = 0; c < 4; c++)
-#pragma unroll
-            for (int part = 0; part < PARTS; part++) {
-                int channel = me.quad_column + c;
-                at(sum, c) += row[share_place(channel / CHANNELS, part) + channel % CHANNELS];
-            }
-    }
-    return sum;
 }

@@ -1,9 +1,12 @@
 // One position of the selective scan for many sequences; the states are updated where they lie.
 //
-// STATES / 4 neighbouring lanes share a (sequence, channel), four states each, so that a warp reads whole lines of state.
+// STATES / 4 neighbouring lanes share a (sequence, channel), four states each, so that a warp reads whole lines of
+// state.
 
-extern "C" __global__ void scan_step(float* state, i64 state_batch, const io_t* x, i64 x_batch, const io_t* dt, i64 dt_batch, const io_t* z, i64 z_batch, const io_t* B, i64 B_batch,
-                                     const io_t* C, i64 C_batch, const float* A, const float* D, const float* dt_bias, io_t* y, i64 E) {
+extern "C" __global__ void scan_step(float* state, i64 state_batch, const io_t* x, i64 x_batch, const io_t* dt,
+                                     i64 dt_batch, const io_t* z, i64 z_batch, const io_t* B, i64 B_batch,
+                                     const io_t* C, i64 C_batch, const float* A, const float* D, const float* dt_bias,
+                                     io_t* y, i64 E) {
     i64 b = blockIdx.x, index = (i64)blockIdx.y * blockDim.x + threadIdx.x, e = index / PARTS;
     int part = index % PARTS, valid = e < E ? N - part * 4 : 0;
     e = min(e, E - 1);
@@ -13,7 +16,8 @@ extern "C" __global__ void scan_step(float* state, i64 state_batch, const io_t* 
     float s = step_of(to_float(dt[b * dt_batch + e]), dt_bias == nullptr ? 0.f : dt_bias[e]), su = s * u, sum = 0.f;
 #pragma unroll
     for (int n = 0; n < 4; n++) {
-        float in = n < valid ? to_float(B[b * B_batch + part * 4 + n]) : 0.f, out = n < valid ? to_float(C[b * C_batch + part * 4 + n]) : 0.f;
+        float in = n < valid ? to_float(B[b * B_batch + part * 4 + n]) : 0.f,
+              out = n < valid ? to_float(C[b * C_batch + part * 4 + n]) : 0.f;
         at(h, n) = fmaf(ex2(s * (at(a, n) * LOG2E)), at(h, n), su * in);
         sum = fmaf(at(h, n), out, sum);
     }
