@@ -54,7 +54,7 @@ def test_a_state_in_bfloat16_comes_back(tmp_path):
 
 
 @given(data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_a_flipped_bit_anywhere_is_refused(model, state, tmp_path_factory, data):
     path = tmp_path_factory.mktemp("flip") / "s"
     save_state(state, path, model)
