@@ -1,6 +1,7 @@
 """Training windows: row `row` of step `step` as a pure function of the seed, whoever asks and in whatever order."""
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -27,6 +28,10 @@ class Batch:
     targets: Tensor
     resets: Tensor
     continues: Tensor
+
+    def rows(self, rows: slice) -> Self:
+        """Some of the rows, as views."""
+        return type(self)(self.inputs[rows], self.targets[rows], self.resets[rows], self.continues[rows])
 
 
 class Windows:
