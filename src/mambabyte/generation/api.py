@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias, Unpack, overload
 
+import torch
+
 from mambabyte.generation.cursor import Cursor, Rule
 from mambabyte.generation.decoder import Decoder, Draft, End, Row
 from mambabyte.generation.drafters import ByteDrafter, Drafter, LookupDrafter
@@ -17,9 +19,10 @@ from mambabyte.models.context import Context
 
 Text: TypeAlias = bytes | bytearray | str
 
-DOCUMENT_START = (
-    b"\n"  # what an empty prompt is conditioned on: a document begins after one newline from the zero state
-)
+# What an empty prompt is conditioned on: a document begins after one newline from the zero state.
+DOCUMENT_START = b"\n"
+# Bytes of a prompt that an exact engine reads by itself: torch's operator machinery takes seconds to import.
+SHORT = 64
 
 
 @overload
@@ -179,18 +182,23 @@ class Stream(Iterator[bytes]):
         return self._decoder.context(self._row)
 
 
-def read_prompt(model: ByteLM, prompt: bytes, state: ByteLMState | None) -> Context:
+def read_prompt(engine: Engine, prompt: bytes, state: ByteLMState | None) -> Context:
     """The context after `prompt` read on from `state` (batch 1); an empty prompt as `generate` describes."""
-    if prompt:
-        return prefill(model, prompt, state)
-    if state is None:
-        return prefill(model, DOCUMENT_START)
-    if not isinstance(state, Context):
-        raise ValueError(
-            "the prompt is empty and the state does not hold the distribution of the next byte: "
-            "give a prompt of at least one byte, or a Context"
-        )
-    return state
+    if not prompt and state is not None:
+        if not isinstance(state, Context):
+            raise ValueError(
+                "the prompt is empty and the state does not hold the distribution of the next byte: "
+                "give a prompt of at least one byte, or a Context"
+            )
+        return state
+    prompt = prompt or DOCUMENT_START
+    if len(prompt) > SHORT or engine.tolerance > 0:
+        return prefill(engine.model, prompt, state)
+    row = engine.join(state or engine.model.init_state())
+    logits = torch.tensor(engine.read([row], [prompt])[0][-1:])
+    context = Context(layers=engine.state(row).layers, logits=logits)
+    engine.leave(row)
+    return context
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -207,7 +215,7 @@ class _Plan:
     def start(self, decoder: Decoder, prompt: bytes, seed: int, state: ByteLMState | None) -> Row:
         """Read a prompt and let it join."""
         sampler = Sampler(self.settings, seed)
-        context = read_prompt(decoder.engine.model, prompt, state)
+        context = read_prompt(decoder.engine, prompt, state)
         cursor = Cursor(
             sampler=sampler,
             left=self.max_bytes,
