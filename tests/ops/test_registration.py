@@ -14,6 +14,8 @@ import sys, torch
 from mambabyte.models import ByteLM
 model = ByteLM.from_preset("mambabyte-tiny", seed=0)
 model(torch.zeros(1, 3, dtype=torch.long))[0].sum().backward()
+with torch.device("meta"):
+    ByteLM(model.config)
 print([name for name in ("torch._dynamo", "sympy", "torch._inductor") if name in sys.modules])
 """
 

@@ -15,6 +15,9 @@ https://arxiv.org/abs/2206.11893.
 | conv weight and bias | U(+-1 / sqrt(taps)) |
 | out_proj | U(+-1 / sqrt(fan in)) / sqrt(number of layers) |
 | norm weight, bias | 1, 0 |
+
+On the meta device there are shapes and no values: a model is built there to know what a folder must hold, and arithmetic
+on it would import the compiler, seconds of every command.
 """
 
 import math
@@ -35,17 +38,25 @@ def uniform_fan_in(weight: Tensor, fan_in: int | None = None, gain: float = 1.0)
 
 def embedding(weight: Tensor) -> None:
     """Fill with N(0, 0.02)."""
+    if weight.is_meta:
+        return
     with torch.no_grad():
         weight.normal_(0.0, EMBEDDING_STD)
 
 
 def decay(d_inner: int, d_state: int) -> Tensor:
     """A_log (channels, states) float32 with A = -exp(A_log) = -1, -2, ..., -N in every channel (S4D-real)."""
-    return torch.log(torch.arange(1, d_state + 1, dtype=torch.float32)).repeat(d_inner, 1)
+    A_log = torch.empty(d_inner, d_state)
+    if A_log.is_meta:
+        return A_log
+    return A_log.copy_(torch.log(torch.arange(1, d_state + 1, dtype=torch.float32)))
 
 
 def step_bias(d_inner: int) -> Tensor:
     """dt bias (channels,) float32 such that softplus(bias) is log-uniform in [1e-3, 0.1]."""
+    bias = torch.empty(d_inner)
+    if bias.is_meta:
+        return bias
     low, high = math.log(DT_MIN), math.log(DT_MAX)
     dt = torch.exp(torch.rand(d_inner) * (high - low) + low).clamp(min=DT_FLOOR)
-    return dt + torch.log(-torch.expm1(-dt))  # the inverse of softplus
+    return bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus

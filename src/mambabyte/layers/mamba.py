@@ -142,7 +142,7 @@ class Mamba(nn.Module):
         return all(type(layer) is Linear for layer in (self.x_proj, self.dt_proj, self.out_proj))
 
     def _A(self) -> Tensor:
-        return -torch.exp(self.A_log.float())
+        return -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Mamba":
         """Keep A_log, D and the dt bias float32 when the module is cast to a half precision: the decay is exp(dt A)
