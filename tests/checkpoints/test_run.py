@@ -82,7 +82,7 @@ def test_no_whole_checkpoint_is_a_sentence_for_each(run: Path) -> None:
         flip(run / f"step-{step}" / "a.bin")
     with pytest.raises(ValueError, match=r"no checkpoint is whole: .*step-30.*step-2.*step-1"):
         runs.newest(run)
-    with pytest.raises(ValueError, match="no checkpoint in this folder"):
+    with pytest.raises(ValueError, match="neither a model"):
         runs.newest(run / "step-1")
 
 

@@ -103,7 +103,7 @@ def replaced(setup: list[str], option: str, *values: str) -> list[str]:
         (("--config", "{tmp}/absent.toml"), 2, "absent.toml"),
         (("--config", "{tmp}/bad-key.toml"), 2, "did you mean 'learning_rate'"),
         (("--config", "{tmp}/bad-syntax.toml"), 2, "not a valid TOML file"),
-        (("--device", "tpu"), 1, "device 'tpu'"),
+        (("--device", "tpu"), 2, "device 'tpu'"),
         (("--batch", "0"), 2, "batch must be at least 1"),
         (("--batch", "many"), 2, "batch"),
         (("--out", "{tmp}/small.toml"), 1, "small.toml"),

@@ -5,6 +5,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+# torch lists its constructors when a device context is first entered: let that be before any is patched
+with torch.device("meta"):
+    torch.empty(0)
+
 
 @pytest.fixture(autouse=True)
 def poisoned_empty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:

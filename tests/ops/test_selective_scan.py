@@ -133,6 +133,22 @@ def test_a_row_is_computed_as_if_alone() -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("states", [1, 2, 16])
+@pytest.mark.parametrize("channels", [1, 15, 16, 32])
+def test_nothing_that_is_given_is_written_to(backend: str, states: int, channels: int) -> None:
+    case = scan_inputs(2, 5, channels, states)
+    kept = {name: tensor.clone() for name, tensor in case.items()}
+    leaf = case["initial_state"].requires_grad_()
+    y, final = selective_scan(**case, backend=backend)
+    gradients = torch.randn_like(y), torch.randn_like(final)
+    copies = [g.clone() for g in gradients]
+    torch.autograd.grad((y, final), leaf, gradients)
+    for name, tensor in case.items():
+        assert torch.equal(tensor, kept[name]), name
+    assert all(torch.equal(g, copy) for g, copy in zip(gradients, copies, strict=True))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_steps_match_the_scan(backend: str) -> None:
     case = scan_inputs(2, 25, 19, resets=False)
     y, final = selective_scan(**case, backend=backend)

@@ -54,12 +54,15 @@ def test_unknown_key_names_the_file_the_nearest_key_and_all_keys(tmp_path: Path)
     ("changes", "words"),
     [
         ({"steps": 0}, "steps must be at least 1"),
-        ({"minutes": 0.0}, "minutes must be above 0"),
-        ({"learning_rate": float("nan")}, "learning_rate must be above 0"),
+        ({"minutes": 0.0}, "minutes must be a finite number above 0"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a finite number above 0"),
+        ({"minutes": float("inf")}, "minutes must be a finite number above 0"),
+        ({"seed": -1}, "seed must be from 0"),
+        ({"seed": 2**63}, "seed must be from 0"),
         ({"betas": (0.9,)}, "two numbers"),
         ({"betas": (0.9, 1.0)}, "two numbers"),
         ({"final_learning_rate": 2.0}, "from 0 to 1"),
-        ({"weight_decay": -1.0}, "must not be negative"),
+        ({"weight_decay": -1.0}, "weight_decay must be finite and not negative"),
         ({"keep": 0}, "keep must be at least 1"),
     ],
 )

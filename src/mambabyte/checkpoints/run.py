@@ -29,23 +29,24 @@ def is_run(folder: Path) -> bool:
     return bool(steps(folder))
 
 
-def newest(run: Path) -> Path:
+def newest(run: Path, *, warn: bool = True) -> Path:
     """The checkpoint folder to load: the newest whose files are all as they were written.
 
-    Damaged ones are passed over with a warning that names the file. Raises ValueError if `run` has no checkpoint, or
-    none that is whole.
+    Damaged ones are passed over with a warning that names the file, unless the caller only looks ahead (`warn` False).
+    Raises ValueError if `run` has no checkpoint, or none that is whole.
     """
     found = steps(run)
     if not found:
-        raise ValueError(f"{run}: no checkpoint in this folder (no step-N/ inside)")
+        raise ValueError(f"{run}: neither a model (no config.json) nor a training run (no step-N/) is in this folder")
     reasons: list[str] = []
     for folder in reversed(found.values()):
         reason = damage(folder)
         if reason is None:
-            if reasons:
+            if reasons and warn:
                 logger.warning("%s is used instead", folder)
             return folder
-        logger.warning("damaged checkpoint passed over: %s", reason)
+        if warn:
+            logger.warning("damaged checkpoint passed over: %s", reason)
         reasons.append(reason)
     raise ValueError(f"{run}: no checkpoint is whole: {'; '.join(reasons)}")
 

@@ -112,6 +112,9 @@ def _write(path: Path, data: bytes) -> None:
         aside.write_bytes(data)
         sync(aside)
         aside.replace(path)
+    except OSError as error:
+        error.filename = str(path)  # not the name of the file beside it
+        raise
     finally:
         aside.unlink(missing_ok=True)
     sync(path.parent)

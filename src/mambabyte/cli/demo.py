@@ -114,18 +114,15 @@ def _show_files(report: "Report", gzips: dict[str, float]) -> None:
 
 def _show_sample(model: "ByteLM", seed: int) -> float:
     """Stream a continuation of `PROMPT`; returns bytes per second."""
-    import codecs
-
-    from mambabyte.cli.console import printable
     from mambabyte.generation import stream
+    from mambabyte.generation.text import IncrementalText, visible
 
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    decoder = IncrementalText()
     print(PROMPT.decode(), end="", flush=True)
     began = time.monotonic()
     for piece in stream(model, PROMPT, max_bytes=SAMPLE_BYTES, temperature=0.7, seed=seed):
-        text = decoder.decode(piece)
-        print("".join(c if c == "\n" else printable(c) for c in text), end="", flush=True)
-    print(flush=True)
+        print(visible(decoder.push(piece)), end="", flush=True)
+    print(visible(decoder.finish()), flush=True)
     return SAMPLE_BYTES / (time.monotonic() - began)
 
 

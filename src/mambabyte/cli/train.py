@@ -148,12 +148,18 @@ def train(
 def _merge(file: Path | None, given: Mapping[str, Any], resume: str) -> "TrainConfig":
     """The earlier run's keys, under the file's, under the command line's."""
     from mambabyte.training.config import merge, read_config
+    from mambabyte.training.precision import choose_device
 
     try:
         layers = [{} if file is None else read_config(file), given]
-        folder = Path(next((layer["out"] for layer in reversed(layers) if "out" in layer), "run"))
-        config = merge(*_earlier(folder, resume, layers), *layers, where=str(file or "train"))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    folder = Path(next((layer["out"] for layer in reversed(layers) if "out" in layer), "run"))
+    earlier = _earlier(folder, resume, layers)
+    try:
+        config = merge(*earlier, *layers, where=str(file or "train"))
         config.architecture()
+        choose_device(config.device)
     except ValueError as error:
         raise UsageError(str(error)) from error
     return config
@@ -161,13 +167,14 @@ def _merge(file: Path | None, given: Mapping[str, Any], resume: str) -> "TrainCo
 
 def _earlier(folder: Path, resume: str, layers: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What the run in `folder` was asked for, unless it begins again; a new limit replaces all of its limits."""
-    from mambabyte.checkpoints.run import is_run
-    from mambabyte.training.api import CONFIG
-    from mambabyte.training.config import read_config
+    from mambabyte.checkpoints.run import is_run, newest
+    from mambabyte.config import to_dict
+    from mambabyte.training.snapshot import read
 
-    if resume == "never" or not is_run(folder) or not (folder / CONFIG).exists():
+    if resume == "never" or not is_run(folder):
         return []
-    keys = read_config(folder / CONFIG)
+    # train.json is for people and carries no checksum; what the checkpoint says of itself does
+    keys = to_dict(read(newest(folder, warn=False)).config)
     limits = ("minutes", "steps", "bytes")
     if any(limit in layer for limit in limits for layer in layers):
         keys = {key: value for key, value in keys.items() if key not in limits}

@@ -198,7 +198,12 @@ def _open_source(source: Source, reader: FileReader) -> tuple[list[Part], int]:
 
 def _decode(source: Source, items: Sequence[Input], reader: FileReader) -> tuple[Sequence[Part], int]:
     """Prepare the inputs to a temporary folder, which goes when the last part that reads from it does."""
-    _logger.warning("%s must be decoded first; `mambabyte prepare` does that once instead of every time", source.path)
+    if source.path == "-" or Path(source.path).is_fifo():
+        _logger.warning("reading %s until it ends", "standard input" if source.path == "-" else source.path)
+    else:
+        _logger.warning(
+            "%s must be decoded first; `mambabyte prepare` does that once instead of every time", source.path
+        )
     folder = Path(tempfile.mkdtemp(prefix="mambabyte-"))
     weakref.finalize(reader, shutil.rmtree, folder, ignore_errors=True)
     manifest = write_set(items, folder, identify([source.path], items))

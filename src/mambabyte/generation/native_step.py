@@ -10,7 +10,6 @@ import os
 import threading
 from collections.abc import Sequence
 from typing import Literal
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -71,7 +70,7 @@ class NativeEngine:
             raise ValueError(f"weights={weights!r} is not one of {', '.join(ELEMENTS)}")
         self.model, self.outputs = model, outputs
         self.threads = max(1, min(threads, os.cpu_count() or 1))
-        self._kernel, self._plan, self._buffers = _packed(model, weights)
+        self._kernel, self._plan, self._buffers = _pack(model, weights)
         self._work = torch.zeros(COLUMNS, self._plan.work.size)
         self._arrivals = torch.zeros(1, dtype=torch.int64)
         self._layers = len(model.layers)
@@ -192,16 +191,6 @@ def _compiled(sizes: Sizes) -> Kernel:
 
 
 Packed = tuple[Kernel, Plan, dict[str, Tensor]]
-_held: WeakKeyDictionary[ByteLM, tuple[tuple, Packed]] = WeakKeyDictionary()
-
-
-def _packed(model: ByteLM, weights: Weights) -> Packed:
-    """As `_pack`, held as long as the model lives and its parameters are not written to."""
-    versions = ((p.data_ptr(), 0 if p.is_inference() else p._version) for p in model.parameters())
-    key = (weights, *versions)
-    if model not in _held or _held[model][0] != key:
-        _held[model] = (key, _pack(model, weights))
-    return _held[model][1]
 
 
 @torch.no_grad()

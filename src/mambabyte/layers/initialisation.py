@@ -16,8 +16,8 @@ https://arxiv.org/abs/2206.11893.
 | out_proj | U(+-1 / sqrt(fan in)) / sqrt(number of layers) |
 | norm weight, bias | 1, 0 |
 
-On the meta device there are shapes and no values: a model is built there to know what a folder must hold, and arithmetic
-on it would import the compiler, seconds of every command.
+On the meta device there are shapes and no values: a model is built there to know what a folder must hold, and
+arithmetic on it would import the compiler, seconds of every command.
 """
 
 import math

@@ -124,7 +124,7 @@ class ByteLM(nn.Module):
 
         Returns:
             logits (batch, length, vocab_size) in the compute dtype and the state. Raises ValueError for ids of a wrong
-            shape or dtype.
+            shape or dtype. Ids outside the vocabulary are the caller's bug: torch's IndexError on a CPU.
         """
         hidden, state = self.hidden(ids, state, resets=resets)
         return self.head(hidden), state

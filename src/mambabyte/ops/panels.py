@@ -121,11 +121,12 @@ def rows(t: Tensor) -> Tensor:
 
 
 def block(t: Tensor) -> Tensor:
-    """(batch, channels, states) -> float32 (batch, blocks, states, lanes); lanes past the last channel are zero."""
+    """(batch, channels, states) -> a float32 copy (batch, blocks, states, lanes), zero in lanes past the end."""
     batch, channels, states = t.shape
     lanes, blocks = host_target().lanes, blocks_of(channels)
     if channels == blocks * lanes:
-        return t.float().reshape(batch, blocks, lanes, states).transpose(2, 3).contiguous()
+        blocked = t.float().reshape(batch, blocks, lanes, states).transpose(2, 3)
+        return blocked.clone(memory_format=torch.contiguous_format)  # contiguous() would be `t` itself with one state
     padded = torch.zeros(batch, blocks * lanes, states)
     padded[:, :channels] = t
     return padded.view(batch, blocks, lanes, states).transpose(2, 3).contiguous()

@@ -21,6 +21,7 @@ class KernelOp:
         self._call = getattr(getattr(torch.ops, namespace), short).default
 
     def __call__(self, *arguments: Any) -> Any:
+        """The op's outputs."""
         return self._call(*arguments)
 
     def register_fake(self, function: Callable[..., Any]) -> Callable[..., Any]:

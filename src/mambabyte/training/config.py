@@ -1,6 +1,7 @@
 """What a user asks of a training run: one flat config, the same keys in TOML, on the command line and in Python."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -85,10 +86,12 @@ class TrainConfig:
         _at_least("warmup", self.warmup, 0)
         for name in ("minutes", "learning_rate", "epsilon", "clip", "save_minutes"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be above 0, got {value}")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be a finite number above 0, got {value}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay must be finite and not negative, got {self.weight_decay}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be from 0 to 2^63 - 1, got {self.seed}")
         if not 0 <= self.final_learning_rate <= 1:
             raise ValueError(f"final_learning_rate is a fraction from 0 to 1, got {self.final_learning_rate}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):

@@ -79,26 +79,20 @@ def read(folder: Path) -> Snapshot:
 
 
 def restore(folder: Path, learner: Learner) -> None:
-    """Put moments, carried state and random number generators back as they were."""
+    """Put moments and carried state back as they were. Nothing in training draws random numbers after the start."""
     tensors = load_file(folder / TENSORS)
-    groups: dict[str, dict[str, Tensor]] = {"optimiser": {}, "state": {}, "rng": {}}
+    groups: dict[str, dict[str, Tensor]] = {"optimiser": {}, "state": {}}
     for name, tensor in tensors.items():
         group, _, rest = name.partition("/")
         groups[group][rest] = tensor
     adamw.load_state(learner.model, learner.optimiser, groups["optimiser"])
     learner.state = _state(learner.model, groups["state"])
-    torch.set_rng_state(groups["rng"]["cpu"])
-    if "cuda" in groups["rng"] and learner.device.type == "cuda":
-        torch.cuda.set_rng_state(groups["rng"]["cuda"], learner.device)
 
 
 def _tensors(learner: Learner) -> dict[str, Tensor]:
     tensors = {f"optimiser/{name}": t for name, t in adamw.named_state(learner.model, learner.optimiser)}
     if learner.state is not None:
         tensors |= {f"state/{name}": t for name, t in learner.state.named_tensors()}
-    tensors["rng/cpu"] = torch.get_rng_state()
-    if learner.device.type == "cuda":
-        tensors["rng/cuda"] = torch.cuda.get_rng_state(learner.device)
     return tensors
 
 

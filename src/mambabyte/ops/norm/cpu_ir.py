@@ -82,8 +82,8 @@ def forward(target: Target, v: Variant) -> Function:
 def backward(target: Target, v: Variant) -> Function:
     """Write the backward kernel: the gradient of the stream, and of weight and bias summed over each task's rows.
 
-    With n the normalised row and g = dy weight: dstream_in = rstd (g - n mean(g n) - mean(g)) + dstream, the middle mean
-    of LayerNorm alone.
+    With n the normalised row and g = dy weight: dx = rstd (g - n mean(g n) - mean(g)) + dstream, the last mean of
+    LayerNorm alone.
     """
     floats = dict.fromkeys(("dstream", "stream", "weight", "rstd", "mean", "dx", "dweight", "dbias"), FLOAT)
     f = Function("norm_backward", target, {"dy": v.y, **floats}, ["rows", "tasks"])
