@@ -1,6 +1,7 @@
 """States in files: the same values back, and every kind of damage refused."""
 
 import dataclasses
+import errno
 
 import pytest
 import torch
@@ -107,8 +108,13 @@ def test_a_missing_file_and_a_missing_folder_are_named(model, state, tmp_path):
 def test_a_failed_save_leaves_the_old_file(model, state, tmp_path, monkeypatch):
     save_state(state, tmp_path / "s", model)
     before = (tmp_path / "s").read_bytes()
-    monkeypatch.setattr("mambabyte.checkpoints.state_file.sync", lambda path: (_ for _ in ()).throw(OSError("full")))
-    with pytest.raises(OSError, match="full"):
+
+    def full(path):
+        raise OSError(errno.ENOSPC, "full", str(path))
+
+    monkeypatch.setattr("mambabyte.checkpoints.state_file.sync", full)
+    with pytest.raises(OSError, match="full") as error:
         save_state(state, tmp_path / "s", model)
+    assert error.value.filename == str(tmp_path / "s")
     assert (tmp_path / "s").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["s"]

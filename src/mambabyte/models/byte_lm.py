@@ -87,7 +87,8 @@ class ByteLM(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype: torch.dtype | None = None
-        self.embedding = nn.Embedding.from_pretrained(torch.empty(config.vocab_size, config.d_model), freeze=False)
+        table = torch.empty(config.vocab_size, config.d_model)
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model, _weight=table, _freeze=False)
         self.layers = nn.ModuleList(
             Residual(config.d_model, config.layers[name], config.norm, len(config.pattern)) for name in config.pattern
         )
