@@ -18,6 +18,7 @@ FLOORS = {
     "generation": 4,
     "evaluation": 4,
     "training": 5,
+    "benchmarking": 6,
     "serving": 6,
     "hf": 6,
     "cli": 7,
