@@ -19,6 +19,7 @@ VERBS = {
     "evaluate": "Bits per byte of any files.",
     "surprisal": "Bits for every byte of one file, as a heat map, a page or numbers.",
     "generate": "Continue a prompt, byte by byte.",
+    "bench": "Time ours against the machine's floor and against peers.",
     "convert": "The same weights in another layout, or on the Hub.",
     "info": "Size, cost and pattern of a model or preset.",
 }
