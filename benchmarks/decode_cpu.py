@@ -19,8 +19,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from train_step_cpu import ours, theirs
-
 NATIVE = [(weights, threads) for weights in ("float32", "bfloat16", "int8") for threads in (1, 2)]
 CONTESTANTS = [
     *(f"native {weights} {threads}" for weights, threads in NATIVE),
@@ -38,49 +36,38 @@ def decoder(name: str, preset: str) -> Callable[[int], None]:
     torch.set_num_threads(int(name.split()[-1]))
     if name.startswith("hf"):
         return hf_decoder(name, preset)
+    from mambabyte.benchmarking.decode import decoder as decoder_of
     from mambabyte.generation.engine import TorchEngine
     from mambabyte.generation.native_step import NativeEngine
+    from mambabyte.models import ByteLM
 
-    model, _ = ours(preset)
+    model = ByteLM.from_preset(preset, seed=0)
     if name.startswith("native"):
         _, weights, threads = name.split()
         engine: Any = NativeEngine(model, weights=weights, threads=int(threads))
     else:
         engine = TorchEngine(model)
-    row, byte = engine.join(model.init_state()), 10
-
-    def decode(count: int) -> None:
-        nonlocal byte
-        for _ in range(count):
-            byte = int(engine.read([row], [bytes([byte])])[0].argmax())
-
-    return decode
+    return decoder_of(engine, 1)
 
 
 def hf_decoder(name: str, preset: str) -> Callable[[int], None]:
     """transformers' generate, or its forward with a cache called byte by byte, whichever the name says."""
     import torch
 
-    model, _ = theirs(preset)
-    model.eval()
-    start = torch.tensor([[10]])
+    from mambabyte.benchmarking.decode import START, peer_decoder
+    from mambabyte.benchmarking.peers import transformers
+    from mambabyte.models import ByteLM
+
+    model: Any = transformers(ByteLM.from_preset(preset, seed=0)).eval()
     if "generate" in name:
+        start = torch.tensor([[START]])
         settings = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
 
         def generate(count: int) -> None:
             model.generate(start, max_new_tokens=count, min_new_tokens=count, **settings)
 
         return generate
-    output = model(start, use_cache=True)
-
-    @torch.no_grad()
-    def forward(count: int) -> None:
-        nonlocal output
-        for _ in range(count):
-            ids = output.logits[:, -1:].argmax(-1)
-            output = model(ids, cache_params=output.cache_params, use_cache=True)
-
-    return forward
+    return peer_decoder(model, 1)
 
 
 def measure(name: str, preset: str, count: int) -> dict[str, float]:
@@ -104,14 +91,16 @@ def disagreement(preset: str) -> float:
     """Largest difference between the native engine's logits and Hugging Face's over some bytes."""
     import torch
 
+    from mambabyte.benchmarking.peers import transformers
     from mambabyte.generation.native_step import NativeEngine
+    from mambabyte.models import ByteLM
 
     text = bytes(range(10, 74))
-    model, _ = ours(preset)
+    model = ByteLM.from_preset(preset, seed=0)
     engine = NativeEngine(model)
     native = torch.tensor(engine.read([engine.join(model.init_state())], [text])[0])
     with torch.no_grad():
-        return float((native - theirs(preset)[1](torch.tensor([list(text)]))[0]).abs().max())
+        return float((native - transformers(model).eval()(torch.tensor([list(text)])).logits[0]).abs().max())
 
 
 def bits_per_byte(preset: str, weights: str) -> float:
@@ -119,8 +108,9 @@ def bits_per_byte(preset: str, weights: str) -> float:
     import torch
 
     from mambabyte.generation.native_step import NativeEngine
+    from mambabyte.models import ByteLM
 
-    model, _ = ours(preset)
+    model = ByteLM.from_preset(preset, seed=0)
     full, narrow = NativeEngine(model), NativeEngine(model, weights=weights)
     g = torch.Generator().manual_seed(0)
     rows, byte, total = (full.join(model.init_state()), narrow.join(model.init_state())), 10, 0.0

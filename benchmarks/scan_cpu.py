@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
+import functools
 import json
 import resource
 import subprocess
@@ -25,71 +27,42 @@ from typing import Any
 
 SHAPES = ((1, 4096, 512, 16), (8, 1024, 768, 16))
 CONTESTANTS = ("ours", "mambapy", "huggingface", "torch loop")
+OTHERS = {"mambapy": "MAMBAPY", "huggingface": "TRANSFORMERS"}
 QUADRATIC_LENGTH = 256
 TOLERANCE = 1e-4
 SECONDS = 1.0  # what one contestant may spend on one measurement in one round, after the first call
 
 
 def inputs(shape: tuple[int, ...]) -> dict[str, Any]:
-    """x, dt, A, B, C as at initialisation of a trained-like layer: dt from 0.01 to 0.1, A about -1..-N."""
+    """x, dt, A, B, C as in a trained layer: dt from 0.01 to 0.1, A about -1..-N."""
     import torch
 
-    batch, length, channels, states = shape
-    g = torch.Generator().manual_seed(0)
+    from mambabyte.benchmarking import scan
 
-    def normal(*size: int) -> torch.Tensor:
-        return torch.randn(*size, generator=g)
-
-    return {
-        "x": normal(batch, length, channels),
-        "dt": torch.nn.functional.softplus(normal(batch, length, channels) * 0.5 - 3.5),
-        "A": -torch.arange(1, states + 1).float() * (0.8 + 0.4 * torch.rand(channels, states, generator=g)),
-        "B": normal(batch, length, states),
-        "C": normal(batch, length, states),
-    }
+    return scan.plain(scan.inputs(*shape, device=torch.device("cpu"), dtype=torch.float32))
 
 
-def scan(contestant: str) -> Callable:
-    """The contestant as a function of x, dt, A, B, C in our layout, (batch, length, channels)."""
+def scan(contestant: str) -> Any:
+    """The contestant as a `Contestant` over x, dt, A, B, C."""
     import torch
 
-    if contestant == "ours":
-        from mambabyte.ops import selective_scan
-
-        return lambda x, dt, A, B, C: selective_scan(x, dt, A, B, C, dt_softplus=False, backend="cpu")[0]
-    if contestant == "mambapy":
-        from mambapy.pscan import pscan
-
-        def mambapy(x, dt, A, B, C):  # type: ignore[no-untyped-def]
-            states = pscan(torch.exp(dt[..., None] * A), dt[..., None] * B[:, :, None] * x[..., None])
-            return (states @ C[..., None])[..., 0]
-
-        return mambapy
-    if contestant == "huggingface":
-        from transformers.models.mamba.modeling_mamba import mamba_selective_scan
-
-        def huggingface(x, dt, A, B, C):  # type: ignore[no-untyped-def]
-            rows = (t.transpose(1, 2) for t in (x, dt))
-            return mamba_selective_scan(*rows, A, B.transpose(1, 2), C.transpose(1, 2)).transpose(1, 2)
-
-        return huggingface
+    from mambabyte.benchmarking import peers
+    from mambabyte.benchmarking.operators import Contestant
     from mambabyte.ops import selective_scan
 
-    return lambda x, dt, A, B, C: selective_scan(x, dt, A, B, C, dt_softplus=False, backend="reference")[0]
+    if contestant in OTHERS:
+        theirs = peers.scans(torch.device("cpu"))[getattr(peers, OTHERS[contestant])]
+        run = functools.partial(theirs.run, dt_softplus=False)
+        return dataclasses.replace(theirs, run=run, backward=True)
+    backend = "cpu" if contestant == "ours" else "reference"
+    return Contestant(lambda **case: selective_scan(**case, dt_softplus=False, backend=backend)[0])
 
 
 def wrong(contestant: str) -> str | None:
     """What deviates from a float64 loop on a smaller shape, or None."""
-    import torch
+    from mambabyte.benchmarking.operators import deviation
 
-    case = inputs((2, 200, 48, 16))
-    results = []
-    for name, dtype in ((contestant, torch.float32), ("torch loop", torch.float64)):
-        leaves = {k: v.to(dtype).requires_grad_() for k, v in case.items()}
-        y = scan(name)(**leaves)
-        results.append({"y": y} | dict(zip(leaves, torch.autograd.grad(y.sin().sum(), leaves.values()), strict=True)))
-    for name, truth in results[1].items():
-        error = float((results[0][name] - truth).abs().max() / truth.abs().max())
+    for name, error in deviation(scan(contestant), scan("torch loop"), inputs((2, 200, 48, 16))).items():
         if not error < TOLERANCE:
             return f"{name} of {contestant} deviates by {error:.1e}"
     return None
@@ -111,13 +84,13 @@ def measure(contestant: str, shape: tuple[int, ...], direction: str, threads: in
     import torch
 
     torch.set_num_threads(threads)
-    run, case = scan(contestant), inputs(shape)
+    contender, case = scan(contestant), inputs(shape)
+    run, leaves = contender.run, contender.leaves(case)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if direction == "forward":
         with torch.no_grad():
-            times = fastest(lambda: run(**case))
+            times = fastest(lambda: run(**leaves))
     else:
-        leaves = {k: v.requires_grad_() for k, v in case.items()}
         dy = torch.randn(shape[:3])
         times = fastest(lambda: torch.autograd.grad(run(**leaves), leaves.values(), dy))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

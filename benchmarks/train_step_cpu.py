@@ -3,101 +3,40 @@
     python benchmarks/train_step_cpu.py [--preset mambabyte-5m] [--batch 4] [--length 1024] [--rounds 3] [--json]
 
 Every contestant runs in a process of its own, so that its peak memory is its own; contestants take turns so that a busy
-machine disturbs all of them. A step is forward, cross-entropy, backward, clipping and AdamW. Before anything is timed the
-two models are given the same weights and must give the same logits within 1e-4.
+machine disturbs all of them. A step is forward, cross-entropy, backward, clipping and AdamW, on the same bytes each
+time. Before anything is timed the two models are given the same weights and must give the same logits within 1e-4.
 """
 
 import argparse
-import contextlib
 import json
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 # transformers' MambaForCausalLM with use_mambapy=True: its default loop is quadratic in the length when it trains
 CONTESTANTS = ("mambabyte", "mambabyte bf16", "hf mambapy", "hf mambapy bf16")
 
 
-def ours(preset: str) -> tuple[Any, Callable]:
-    """(model, logits function) of this package."""
-    from mambabyte.models import ByteLM
-
-    model = ByteLM.from_preset(preset, seed=0)
-    return model, lambda ids: model(ids)[0]
-
-
-def theirs(preset: str) -> tuple[Any, Callable]:
-    """(model, logits function) of transformers, with our weights copied into it."""
-    import torch
-    from transformers import MambaConfig, MambaForCausalLM
-
-    source, _ = ours(preset)
-    sizes, layer = source.config, next(iter(source.config.layers.values()))
-    config = MambaConfig(
-        vocab_size=sizes.vocab_size,
-        hidden_size=sizes.d_model,
-        num_hidden_layers=len(sizes.pattern),
-        state_size=layer.d_state,
-        conv_kernel=layer.d_conv,
-        expand=layer.expand,
-        time_step_rank=layer.rank(sizes.d_model),
-        tie_word_embeddings=False,
-        use_mambapy=True,
-    )
-    model = MambaForCausalLM(config)
-    pairs = [
-        (model.backbone.embeddings.weight, source.embedding.weight),
-        (model.lm_head.weight, source.head.weight),
-        (model.backbone.norm_f.weight, source.norm.weight),
-    ]
-    for block, unit in zip(model.backbone.layers, source.units(), strict=True):
-        mixer, mamba = block.mixer, unit.layer
-        pairs += [
-            (block.norm.weight, unit.norm.weight),
-            (mixer.conv1d.weight, mamba.conv_weight[:, None]),
-            (mixer.conv1d.bias, mamba.conv_bias),
-            (mixer.dt_proj.bias, mamba.dt_bias),
-            (mixer.A_log, mamba.A_log),
-            (mixer.D, mamba.D),
-        ]
-        pairs += [
-            (getattr(mixer, name).weight, getattr(mamba, name).weight)
-            for name in ("in_proj", "x_proj", "dt_proj", "out_proj")
-        ]
-    with torch.no_grad():
-        for target, value in pairs:
-            target.copy_(value)
-    return model, lambda ids: model(ids, use_cache=False).logits
-
-
 def worker(name: str, preset: str, batch: int, length: int, steps: int) -> dict[str, float]:
     """Seconds a training step (median) and peak resident bytes of this process."""
     import torch
-    from torch.nn import functional as F
 
-    model, logits_of = (ours if name.startswith("mambabyte") else theirs)(preset)
-    context: contextlib.AbstractContextManager = contextlib.nullcontext()
-    if name == "mambabyte bf16":
-        model.compute_dtype = torch.bfloat16
-    elif name.endswith("bf16"):
-        context = torch.autocast("cpu", torch.bfloat16)
-    model.train()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    generator = torch.Generator().manual_seed(0)
+    from mambabyte.benchmarking import peers, train
+
+    device, dtype = torch.device("cpu"), torch.bfloat16 if name.endswith("bf16") else torch.float32
+    model: Any = train.build(preset, device, dtype)
+    loss = train.ours(model)
+    if name.startswith("hf"):
+        model = peers.transformers(model).train()
+        loss = train.theirs(model, dtype)
+    step = train.Step(model, loss, train.random_bytes(batch, length + 1, device))
     seconds = []
     for _ in range(steps + 1):
-        ids = torch.randint(0, 256, (batch, length + 1), generator=generator)
         start = time.perf_counter()
-        with context:
-            logits = logits_of(ids[:, :-1])
-        F.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten()).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        optimiser.zero_grad()
+        step()
         seconds.append(time.perf_counter() - start)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"seconds": statistics.median(seconds[1:]), "peak_bytes": peak}
@@ -107,9 +46,13 @@ def disagreement(preset: str) -> float:
     """Largest difference between the two models' logits on the same weights."""
     import torch
 
+    from mambabyte.benchmarking import peers
+    from mambabyte.models import ByteLM
+
     ids = torch.randint(0, 256, (2, 65), generator=torch.Generator().manual_seed(1))
+    model = ByteLM.from_preset(preset, seed=0)
     with torch.no_grad():
-        return float((ours(preset)[1](ids) - theirs(preset)[1](ids)).abs().max())
+        return float((model(ids)[0] - peers.transformers(model)(ids).logits).abs().max())
 
 
 def race(args: argparse.Namespace) -> dict[str, dict[str, float]]:
