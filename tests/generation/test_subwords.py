@@ -66,7 +66,9 @@ def drafter():
     return SubwordDrafter(tiny_model(seed=6, vocab_size=len(SUBWORDS)), SUBWORDS)
 
 
-@pytest.mark.parametrize("sampling", [{"temperature": 0.0}, {}, {"top_k": 9, "constraint": utf8()}], ids=str)
+@pytest.mark.parametrize(
+    "sampling", [{"temperature": 0.0}, {}, {"top_k": 9, "constraint": utf8()}], ids=["greedy", "plain", "utf8"]
+)
 def test_the_bytes_are_those_of_plain_decoding(model, drafter, sampling):
     options = {"max_bytes": 40, "seed": 3, **sampling}
     prompts = [b"", b"the cat s", TEXT, b"\xff\x00"]

@@ -51,8 +51,8 @@ def _reason(op: str, backend: str, device: torch.device, why_not: WhyNot) -> str
         return f"the tensors are on {device.type}"
     try:
         module = import_module(f"mambabyte.ops.{op}.{backend}")
-    except ModuleNotFoundError as missing:  # an optional dependency (llvmlite, cuda.core) that is not installed
-        return f"the module {missing.name} is not installed"
+    except ImportError as missing:  # an optional dependency (llvmlite, cuda.core) that is not installed, or in part
+        return f"it cannot be imported: {missing}"
     return why_not(module)
 
 
