@@ -100,6 +100,8 @@ def _run(op: Op, device: Any, *, dtype: Dtype, **options: Any) -> "Report":
 
     from mambabyte.benchmarking import conv, decode, operators, scan, train
 
+    if device.type == "cuda":  # events are recorded, and kernels launched, on the current one
+        torch.cuda.set_device(device)
     if op == "decode":
         return decode.bench(device, dtype, **options)
     activations = getattr(torch, dtype)
