@@ -115,6 +115,7 @@ def test_the_card_tells_what_the_run_says(hub: Hub, tmp_path: Path) -> None:
     def write(folder: Path) -> None:
         model.save(folder)
         position = {"step": 1200, "bytes": 9_830_400, "seconds": 5400.0, "bits_per_byte": 1.8765}
+        position["figures"] = {"bits_per_byte": 1.9432}
         config = {"preset": "mambabyte-tiny", "data": ["/home/me/books"], "learning_rate": 0.001, "steps": None}
         (folder / TRAINING).write_text(json.dumps({"position": position, "config": config}))
 
@@ -123,6 +124,8 @@ def test_the_card_tells_what_the_run_says(hub: Hub, tmp_path: Path) -> None:
     card = files(hub)["README.md"].decode()
     for fact in ("9,830,400", "1,200", "1.50 hours", "1.877", "| books |", '"learning_rate": 0.001', "hf://owner/name"):
         assert fact in card
+    assert "| bits per byte, training, at the end | 1.877 |" in card
+    assert "| bits per byte, held-out files | 1.943 |" in card
     assert "/home/me" not in card
     assert "training.json" not in files(hub)
 

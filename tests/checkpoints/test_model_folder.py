@@ -137,7 +137,7 @@ def test_a_truncated_file_is_found_without_checksums_too(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
-    with pytest.raises(ValueError, match="checkpoint" if name == "config.json" else name):
+    with pytest.raises(ValueError, match="no config.json" if name == "config.json" else name):
         load(folder)
 
 

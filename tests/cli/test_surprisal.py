@@ -83,3 +83,14 @@ def test_a_folder_and_an_empty_file_are_sentences(folder: Path, capsys: pytest.C
     (folder / "empty").touch()
     assert surprisal(folder, file="empty") == 1
     assert "empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("outputs", [("--npz", "file"), ("--html", "file"), ("--npz", "out", "--html", "out")])
+def test_nothing_that_is_read_or_written_is_overwritten(
+    outputs: tuple[str, ...], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = [part if part.startswith("--") else str(folder / part) for part in outputs]
+    assert surprisal(folder, *named) == 2
+    assert "three different files" in capsys.readouterr().err
+    assert (folder / "file").read_bytes() == DATA
+    assert not (folder / "out").exists()

@@ -70,7 +70,9 @@ def _run(training: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "steps", f"{position.get('step', 0):,}"
     yield "time", f"{position.get('seconds', 0.0) / 3600:.2f} hours"
     if position.get("bits_per_byte") is not None:
-        yield "bits per byte on held-out files", f"{position['bits_per_byte']:.3f}"
+        yield "bits per byte, training, at the end", f"{position['bits_per_byte']:.3f}"
+    for name, value in position.get("figures", {}).items():  # of the last evaluation, on files held out by --held-out
+        yield f"{name.replace('_', ' ')}, held-out files", f"{value:.3f}"
 
 
 def _recipe(training: Mapping[str, Any]) -> list[str]:

@@ -67,6 +67,7 @@ def surprisal(
         Plan(mode=mode, context=context, stride=stride)
     except ValueError as error:
         raise UsageError(str(error)) from error
+    _refuse_clashes(Path(file), npz, html)
     size = Path(file).stat().st_size
     opened = open_model(model, device)
     with reading_bar(size) as progress:
@@ -81,6 +82,17 @@ def surprisal(
         print(f"{_total(found)}; wrote {' and '.join(printable(str(path)) for path in (npz, html) if path)}")
     else:
         _show(found, show)
+
+
+def _refuse_clashes(file: Path, *outputs: Path | None) -> None:
+    """Raise UsageError if an output would replace the file that is read, or the other output."""
+    taken = [file.resolve()]
+    for path in outputs:
+        if path is None:
+            continue
+        if path.resolve() in taken:
+            raise UsageError(f"{path} is named twice; the file, --npz and --html must be three different files")
+        taken.append(path.resolve())
 
 
 def _replace(path: Path, write: Callable[[Path], None]) -> None:
