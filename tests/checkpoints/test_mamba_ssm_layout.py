@@ -17,7 +17,12 @@ D, E, N, W, R = 16, 32, 4, 4, 1
 
 
 def published(
-    n_layer: int = 3, *, layer_norm: bool = True, tied: bool = False, dtype: torch.dtype = torch.float32
+    n_layer: int = 3,
+    *,
+    layer_norm: bool = True,
+    tied: bool = False,
+    bias: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> dict[str, Tensor]:
     """Random tensors under the names, in the shapes and in the order of a MambaLMHeadModel."""
     g = torch.Generator().manual_seed(n_layer)
@@ -30,12 +35,14 @@ def published(
             f"{mixer}.A_log": rand(E, N),
             f"{mixer}.D": rand(E),
             f"{mixer}.in_proj.weight": rand(2 * E, D),
+            **({f"{mixer}.in_proj.bias": rand(2 * E)} if bias else {}),
             f"{mixer}.conv1d.weight": rand(E, 1, W),
             f"{mixer}.conv1d.bias": rand(E),
             f"{mixer}.x_proj.weight": rand(R + 2 * N, E),
             f"{mixer}.dt_proj.weight": rand(E, R),
             f"{mixer}.dt_proj.bias": rand(E),
             f"{mixer}.out_proj.weight": rand(D, E),
+            **({f"{mixer}.out_proj.bias": rand(D)} if bias else {}),
         }
         state |= norm(f"backbone.layers.{i}.norm")
     state |= norm("backbone.norm_f")
@@ -51,8 +58,11 @@ def forward(state: dict[str, Tensor], ids: Tensor) -> Tensor:
             return F.layer_norm(x, (D,), weight, bias, 1e-5)
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5) * weight
 
+    def linear(x: Tensor, name: str) -> Tensor:
+        return F.linear(x, state[f"{name}.weight"], state.get(f"{name}.bias"))
+
     def mixer(u: Tensor, p: str) -> Tensor:
-        x, z = (u @ state[f"{p}.in_proj.weight"].T).transpose(1, 2).chunk(2, dim=1)
+        x, z = linear(u, f"{p}.in_proj").transpose(1, 2).chunk(2, dim=1)
         x = F.conv1d(x, state[f"{p}.conv1d.weight"], state[f"{p}.conv1d.bias"], padding=W - 1, groups=E)
         x = F.silu(x[..., : u.shape[1]])
         dt, B, C = (x.transpose(1, 2) @ state[f"{p}.x_proj.weight"].T).split([R, N, N], dim=-1)
@@ -61,7 +71,7 @@ def forward(state: dict[str, Tensor], ids: Tensor) -> Tensor:
         for t in range(u.shape[1]):
             h = torch.exp(dt[:, t, :, None] * A) * h + dt[:, t, :, None] * B[:, t, None] * x[:, :, t, None]
             ys.append((h * C[:, t, None]).sum(-1) + state[f"{p}.D"] * x[:, :, t])
-        return (torch.stack(ys, dim=1) * F.silu(z.transpose(1, 2))) @ state[f"{p}.out_proj.weight"].T
+        return linear(torch.stack(ys, dim=1) * F.silu(z.transpose(1, 2)), f"{p}.out_proj")
 
     residual = state["backbone.embedding.weight"][ids]
     for i in range(sum(name.endswith("A_log") for name in state)):
@@ -94,10 +104,11 @@ def ids() -> Tensor:
 
 @pytest.mark.parametrize("layer_norm", [True, False])
 @pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
 def test_logits_are_those_of_mamba_ssm(
-    layer_norm: bool, tied: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    layer_norm: bool, tied: bool, bias: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    state = published(layer_norm=layer_norm, tied=tied)
+    state = published(layer_norm=layer_norm, tied=tied, bias=bias)
     model = mb.load(write(tmp_path, state))
     with torch.no_grad():
         torch.testing.assert_close(model(ids())[0], forward(state, ids()), atol=1e-4, rtol=0)
@@ -125,6 +136,7 @@ def test_safetensors_open_too(tmp_path: Path) -> None:
         ({"vocab_size": 50277}, "vocab_size = 50280, but by the weights it is 256"),
         ({"ssm_cfg": {"d_state": 16}}, "ssm_cfg.d_state = 16, but by the weights it is 4"),
         ({"ssm_cfg": {"dt_rank": 3}}, "ssm_cfg.dt_rank = 3, but by the weights it is auto"),
+        ({"ssm_cfg": {"bias": True}}, "ssm_cfg.bias = True, but by the weights it is False"),
         ({"pad_id": 0}, "pad_id = 0 is ignored"),
         ({"n_layer": "many"}, "n_layer = many"),
     ],
@@ -164,11 +176,12 @@ def test_the_released_sizes_are_the_preset() -> None:
 
 @pytest.mark.parametrize("layer_norm", [True, False])
 @pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_import_and_export_round_trip_bit_for_bit(
-    layer_norm: bool, tied: bool, dtype: torch.dtype, tmp_path: Path
+    layer_norm: bool, tied: bool, bias: bool, dtype: torch.dtype, tmp_path: Path
 ) -> None:
-    state = published(layer_norm=layer_norm, tied=tied, dtype=dtype)
+    state = published(layer_norm=layer_norm, tied=tied, bias=bias, dtype=dtype)
     middle, end = tmp_path / "middle", tmp_path / "end"
     opened = open_folder(write(tmp_path / "start", state))
     write_folder(middle, opened.config, opened)

@@ -181,7 +181,7 @@ def test_every_mismatch_is_a_sentence_up_to_eight(folder: Path) -> None:
         ({"vocab_size": 255}, "at least 256"),
         ({"vocab_size": 256.0}, "vocab_size must be a whole number"),
         ({"state_size": True}, "state_size must be a whole number"),
-        ({"use_bias": True}, "use_bias is true"),
+        ({"use_bias": True}, r"in_proj\.bias' is missing"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         ({"tie_word_embeddings": "no"}, "tie_word_embeddings must be true or false"),
         ({"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon must be a number"),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mambabyte.generation import native_step
-from mambabyte.generation.engine import TorchEngine
+from mambabyte.generation.engine import TorchEngine, open_engine
 from mambabyte.generation.native_step import NativeEngine, why_not
 from mambabyte.layers import MambaConfig, NormConfig
 from mambabyte.models import ByteLM, ByteLMConfig
@@ -181,9 +181,18 @@ def test_a_cpu_without_avx512(monkeypatch: pytest.MonkeyPatch) -> None:
         native_step._compiled.cache_clear()
 
 
+def test_biases_of_the_projections_are_served_by_torch() -> None:
+    model = random_model(16, bias=True)
+    engine = open_engine(model)
+    assert isinstance(engine, TorchEngine)
+    with torch.no_grad():
+        assert_close(bytewise(engine, TEXT[:9]), model(torch.tensor([list(TEXT[:9])]))[0][0].numpy())
+
+
 def test_models_it_cannot_run_are_refused_with_a_reason() -> None:
     assert why_not(random_model()) is None
     assert "float64" in str(why_not(random_model().double()))
+    assert "biases in in_proj" in str(why_not(random_model(bias=True)))
     sizes = {"a": MambaConfig(), "b": MambaConfig(d_state=3)}
     mixed = ByteLM(ByteLMConfig(d_model=16, layers=sizes, pattern=("a", "b")))
     with pytest.raises(ValueError, match="its layers differ in size"):

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ sizes = st.fixed_dictionaries(
         "d_conv": st.integers(1, 6),
         "expand": st.integers(1, 3),
         "dt_rank": st.none() | st.integers(1, 9),
+        "bias": st.booleans(),
     }
 )
 
@@ -51,7 +53,7 @@ def lively(model: torch.nn.Module) -> torch.nn.Module:
 )
 def test_stock_transformers_opens_our_folder(
     tmp_path_factory: pytest.TempPathFactory,
-    sizes: dict[str, int],
+    sizes: dict[str, Any],
     d_model: int,
     n_layers: int,
     tied: bool,
@@ -85,7 +87,7 @@ def test_stock_transformers_opens_our_folder(
 )
 def test_stock_folders_open_in_ours(
     tmp_path_factory: pytest.TempPathFactory,
-    sizes: dict[str, int],
+    sizes: dict[str, Any],
     hidden_size: int,
     tied: bool,
     conv_bias: bool,
@@ -101,6 +103,7 @@ def test_stock_folders_open_in_ours(
         expand=sizes["expand"],
         time_step_rank=sizes["dt_rank"] or "auto",
         tie_word_embeddings=tied,
+        use_bias=sizes["bias"],
         use_conv_bias=conv_bias,
         layer_norm_epsilon=1e-3,
     )
@@ -133,10 +136,10 @@ def test_a_stored_head_that_differs_is_not_tied(tmp_path: Path, caplog: pytest.L
         torch.testing.assert_close(ours(bytes_like())[0], stock(bytes_like()).logits, **TOLERANCE)
 
 
-def test_a_bias_that_we_lack_is_named(tmp_path: Path) -> None:
-    config = MambaConfig(vocab_size=256, hidden_size=8, num_hidden_layers=1, use_bias=True)
+def test_an_activation_that_we_lack_is_named(tmp_path: Path) -> None:
+    config = MambaConfig(vocab_size=256, hidden_size=8, num_hidden_layers=1, hidden_act="gelu")
     MambaForCausalLM(config).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="use_bias is true"):
+    with pytest.raises(ValueError, match="hidden_act is 'gelu'"):
         mb.load(tmp_path)
 
 

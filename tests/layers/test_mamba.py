@@ -61,8 +61,13 @@ def test_split_law_values_and_gradients(length: int, cuts: set[int], seed: int) 
         torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-3)
 
 
-def test_steps_match_the_forward() -> None:
-    mamba = layer()
+@pytest.mark.parametrize("bias", [False, True])
+def test_steps_match_the_forward(bias: bool) -> None:
+    mamba = layer(bias=bias)
+    if bias:
+        with torch.no_grad():
+            mamba.in_proj.bias.normal_()
+            mamba.out_proj.bias.normal_()
     x = torch.randn(3, 20, 24)
     y, final = mamba(x)
     state = mamba.init_state(3, x.device, x.dtype)
@@ -71,6 +76,18 @@ def test_steps_match_the_forward() -> None:
             torch.testing.assert_close(mamba.step_(x[:, t], state), y[:, t], atol=FLOAT32, rtol=FLOAT32)
     torch.testing.assert_close(state.ssm, final.ssm, atol=FLOAT32, rtol=FLOAT32)
     torch.testing.assert_close(state.conv, final.conv, atol=1e-6, rtol=1e-5)
+
+
+def test_biases_start_at_zero_and_change_nothing() -> None:
+    plain, biased = layer(), layer(bias=True)
+    assert not biased.in_proj.bias.any()
+    assert not biased.out_proj.bias.any()
+    biased.load_state_dict(plain.state_dict(), strict=False)
+    x = torch.randn(2, 9, 24)
+    torch.testing.assert_close(biased(x)[0], plain(x)[0], atol=1e-6, rtol=1e-5)
+    with torch.no_grad():
+        biased.out_proj.bias.fill_(2.0)
+    torch.testing.assert_close(biased(x)[0], plain(x)[0] + 2, atol=1e-6, rtol=1e-5)
 
 
 def test_holding_the_old_state_is_rolling_back() -> None:

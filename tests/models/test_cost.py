@@ -42,6 +42,16 @@ def test_counts_are_those_of_the_model(name: str, tied_head: bool) -> None:
     assert cost.parameters == sum(p.numel() for p in model.parameters())
 
 
+def test_biases_of_the_projections_are_counted() -> None:
+    config = preset("mambabyte-tiny")
+    layers = {name: dataclasses.replace(layer, bias=True) for name, layer in config.layers.items()}
+    biased = dataclasses.replace(config, layers=layers)
+    with torch.device("meta"):
+        model = ByteLM(biased)
+    assert model_cost(biased).parameters == sum(p.numel() for p in model.parameters()) > model_cost(config).parameters
+    assert model_cost(biased).flops_per_byte == model_cost(config).flops_per_byte
+
+
 def test_state_bytes_are_those_of_the_state() -> None:
     model = ByteLM.from_preset("mambabyte-tiny")
     assert model_cost(model.config).state_bytes == model.init_state(1).nbytes

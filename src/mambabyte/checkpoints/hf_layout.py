@@ -49,7 +49,7 @@ def config_json(config: ByteLMConfig, dtype: torch.dtype) -> dict[str, Any]:
         "time_step_rank": mamba.dt_rank or "auto",
         "layer_norm_epsilon": config.norm.eps,
         "tie_word_embeddings": config.tied_head,
-        "use_bias": False,
+        "use_bias": mamba.bias,
         "use_conv_bias": True,
         "hidden_act": "silu",
         "residual_in_fp32": True,
@@ -78,8 +78,6 @@ def read_config(data: Mapping[str, Any], where: str) -> ByteLMConfig:
 
 
 def _read(data: Mapping[str, Any], where: str) -> ByteLMConfig:
-    if bounds.flag(data, "use_bias", False, where):
-        raise ValueError(f"{where}: use_bias is true, but our Mamba layers have no bias in in_proj and out_proj")
     if data.get("hidden_act", "silu") not in ("silu", "swish"):
         raise ValueError(f"{where}: hidden_act is {data['hidden_act']!r}, but our Mamba layers compute silu only")
     mamba = MambaConfig(
@@ -87,6 +85,7 @@ def _read(data: Mapping[str, Any], where: str) -> ByteLMConfig:
         d_conv=bounds.integer(data, "conv_kernel", 4, 1, bounds.WIDTH, where),
         expand=bounds.integer(data, "expand", 2, 1, bounds.WIDTH, where),
         dt_rank=bounds.rank(data, "time_step_rank", where),
+        bias=bounds.flag(data, "use_bias", False, where),
     )
     width = bounds.integer(data, "hidden_size", 768, 1, bounds.WIDTH, where)
     layers = bounds.integer(data, "num_hidden_layers", 32, 1, bounds.LAYERS, where)

@@ -5,6 +5,7 @@ The published configs are wrong in places (https://huggingface.co/JunxiongWang/M
 say RMSNorm where the weights are those of LayerNorm), so the tensors decide and every disagreement is a note.
 """
 
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -80,17 +81,20 @@ def _of_tensors(weights: Weights, where: str, *, tied: bool) -> ByteLMConfig:
     if inner % width:
         raise ValueError(f"{where}: the layers are {inner} wide inside, no multiple of the model's width {width}")
     rank = weights.shape(f"{mixer}dt_proj.weight")[1]
-    mamba = MambaConfig(d_state=states, d_conv=weights.shape(f"{mixer}conv1d.weight")[2], expand=inner // width)
+    mamba = MambaConfig(
+        d_state=states,
+        d_conv=weights.shape(f"{mixer}conv1d.weight")[2],
+        expand=inner // width,
+        bias=f"{mixer}in_proj.bias" in weights,
+    )
+    if mamba.rank(width) != rank:
+        mamba = dataclasses.replace(mamba, dt_rank=rank)
     return ByteLMConfig(
-        **stack(width, max(layers) + 1, mamba if mamba.rank(width) == rank else _with_rank(mamba, rank)),
+        **stack(width, max(layers) + 1, mamba),
         norm=NORMS["backbone.norm_f.bias" not in weights],
         tied_head=HEAD not in weights or (tied and weights.same(EMBEDDING, HEAD)),
         vocab_size=vocabulary,
     )
-
-
-def _with_rank(mamba: MambaConfig, rank: int) -> MambaConfig:
-    return MambaConfig(d_state=mamba.d_state, d_conv=mamba.d_conv, expand=mamba.expand, dt_rank=rank)
 
 
 def _disagreements(data: Mapping[str, Any], config: ByteLMConfig, where: str) -> Iterator[str]:
@@ -131,6 +135,7 @@ def config_json(config: ByteLMConfig) -> dict[str, Any]:
             "d_conv": mamba.d_conv,
             "expand": mamba.expand,
             "dt_rank": mamba.dt_rank or "auto",
+            "bias": mamba.bias,
         },
         "rms_norm": config.norm.kind == "rms",
         "residual_in_fp32": True,

@@ -42,6 +42,8 @@ def why_not(model: ByteLM) -> str | None:
         return "it has layers other than mamba"
     if len({(unit.layer.config, unit.layer.A_log.shape) for unit in units}) > 1:
         return "its layers differ in size"
+    if any(unit.layer.config.bias for unit in units):
+        return "its layers have biases in in_proj and out_proj"
     if model.embedding.weight.device.type != "cpu":
         return f"it is on {model.embedding.weight.device.type}"
     if torch.float64 in (model.compute_dtype, model.embedding.weight.dtype):

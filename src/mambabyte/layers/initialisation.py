@@ -14,6 +14,7 @@ https://arxiv.org/abs/2206.11893.
 | D | 1 |
 | conv weight and bias | U(+-1 / sqrt(taps)) |
 | out_proj | U(+-1 / sqrt(fan in)) / sqrt(number of layers) |
+| in_proj and out_proj bias (when there are any) | 0 |
 | norm weight, bias | 1, 0 |
 
 On the meta device there are shapes and no values: a model is built there to know what a folder must hold, and
@@ -42,6 +43,14 @@ def embedding(weight: Tensor) -> None:
         return
     with torch.no_grad():
         weight.normal_(0.0, EMBEDDING_STD)
+
+
+def zero(bias: Tensor) -> None:
+    """Fill with 0."""
+    if bias.is_meta:
+        return
+    with torch.no_grad():
+        bias.zero_()
 
 
 def decay(d_inner: int, d_state: int) -> Tensor:

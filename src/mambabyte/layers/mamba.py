@@ -21,12 +21,13 @@ from mambabyte.layers.state import State
 @kind(LayerConfig, "mamba")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MambaConfig(LayerConfig):
-    """Sizes of a Mamba layer; `dt_rank` None is ceil(width / 16)."""
+    """Sizes of a Mamba layer; `dt_rank` None is ceil(width / 16); `bias` adds one to in_proj and one to out_proj."""
 
     d_state: int = 16
     d_conv: int = 4
     expand: int = 2
     dt_rank: int | None = None
+    bias: bool = False
 
     def __post_init__(self) -> None:
         for name in ("d_state", "d_conv", "expand", "dt_rank"):
@@ -62,7 +63,7 @@ class Mamba(nn.Module):
         super().__init__()
         E, N, R, W = config.inner(d_model), config.d_state, config.rank(d_model), config.d_conv
         self.config = config
-        self.in_proj = Linear(d_model, 2 * E, bias=False)
+        self.in_proj = Linear(d_model, 2 * E, bias=config.bias)
         self.conv_weight = nn.Parameter(torch.empty(E, W))
         self.conv_bias = nn.Parameter(torch.empty(E))
         self.x_proj = Linear(E, R + 2 * N, bias=False)
@@ -70,7 +71,7 @@ class Mamba(nn.Module):
         self.dt_bias = nn.Parameter(initialisation.step_bias(E))
         self.A_log = nn.Parameter(initialisation.decay(E, N))
         self.D = nn.Parameter(torch.ones(E))
-        self.out_proj = Linear(E, d_model, bias=False)
+        self.out_proj = Linear(E, d_model, bias=config.bias)
         self._initialise(n_layers)
 
     def _initialise(self, n_layers: int) -> None:
@@ -80,6 +81,9 @@ class Mamba(nn.Module):
         initialisation.uniform_fan_in(self.x_proj.weight)
         initialisation.uniform_fan_in(self.dt_proj.weight)
         initialisation.uniform_fan_in(self.out_proj.weight, gain=n_layers**-0.5)
+        if self.config.bias:
+            initialisation.zero(self.in_proj.bias)
+            initialisation.zero(self.out_proj.bias)
 
     def forward(
         self, x_BLD: Tensor, state: MambaState | None = None, *, resets: Tensor | None = None
@@ -138,8 +142,10 @@ class Mamba(nn.Module):
         return self.dt_proj(rank), B, C
 
     def _plain(self) -> bool:
-        """Whether the projections are ours, not wrapped or replaced from outside (by an adapter, say)."""
-        return all(type(layer) is Linear for layer in (self.x_proj, self.dt_proj, self.out_proj))
+        """Whether `ops.mixer` computes what the projections do: out_proj has no bias, and they are ours, not wrapped or
+        replaced from outside (by an adapter, say)."""
+        ours = all(type(layer) is Linear for layer in (self.x_proj, self.dt_proj, self.out_proj))
+        return ours and not self.config.bias
 
     def _A(self) -> Tensor:
         return -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))

@@ -39,6 +39,8 @@ def _mamba(layer: MambaConfig, d_model: int) -> Cost:
     projections = d_model * 2 * E + E * (R + 2 * N) + R * E + E * d_model
     counted = projections + E * W + E * N
     biases = E + E + E  # conv bias, dt bias, D
+    if layer.bias:
+        biases += 2 * E + d_model  # of in_proj and out_proj
     return Cost(
         parameters=counted + biases,
         flops_per_byte=2 * counted + 4 * E * N,
