@@ -43,6 +43,30 @@ def test_people_get_a_table_without_control_characters(data: Path, capsys: pytes
         assert "\x1b" not in printed
 
 
+@pytest.mark.parametrize(("empty", "words"), [(1, "1 empty document "), (2, "2 empty documents ")])
+def test_what_is_left_out_is_counted_in_good_english(
+    data: Path, capsys: pytest.CaptureFixture[str], empty: int, words: str
+) -> None:
+    sources = [str(data / "empty"), str(data / "packed.gz")]
+    if empty == 2:
+        (data / "void").touch()
+        sources.append(str(data / "void"))
+    assert run(["prepare", *sources, "--out", str(data / "set")]) == 0
+    assert words in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("lost", ["manifest.json", "shard-00000.bin"])
+def test_info_takes_a_set_that_lost_a_file_for_no_model(
+    data: Path, capsys: pytest.CaptureFixture[str], lost: str
+) -> None:
+    assert run(["prepare", str(data / "packed.gz"), "--out", str(data / "set")]) == 0
+    (data / "set" / lost).unlink()
+    assert run(["info", str(data / "set")]) == 1
+    said = capsys.readouterr().err
+    assert lost in said
+    assert "prepared set" in said
+
+
 def test_standard_input_is_read_through(data: Path) -> None:
     command = [sys.executable, "-m", "mambabyte", "prepare", "-", "--out", str(data / "set"), "--json"]
     result = subprocess.run(command, input=gzip.compress(b"from a pipe"), capture_output=True, check=True, timeout=60)

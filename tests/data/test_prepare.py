@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mambabyte.data import Corpus, describe, prepared
+from mambabyte.data import Corpus, describe, is_set, prepared
 from mambabyte.data.prepare import prepare
 from mambabyte.data.prepared import open_set
-from mambabyte.data.shards import BLOCK, Digests, Manifest, ShardEntry, publish_json, read_manifest
+from mambabyte.data.shards import BLOCK, Digests, Manifest, ShardEntry, publish_json, read_manifest, read_progress
 from tests.data.conftest import write_documents
 
 FEW = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -81,6 +82,41 @@ def test_damage_to_any_file_is_named(tmp_path, monkeypatch, suffix, damage, whol
 
     with pytest.raises(ValueError, match=f"shard-00001.{suffix}: "):
         use_everything()
+
+
+@pytest.mark.parametrize("suffix", ["bin", "idx", "crc", "names"])
+def test_a_set_that_lost_its_first_shard_is_still_a_set(tmp_path, suffix):
+    (tmp_path / "file").write_bytes(b"content")
+    prepare([str(tmp_path / "file")], tmp_path / "sets/a")
+    (tmp_path / f"sets/a/shard-00000.{suffix}").unlink()
+    assert is_set(tmp_path / "sets/a")
+    for use in (lambda: Corpus.open([tmp_path / "sets/a"]), lambda: describe(tmp_path / "sets/a")):
+        with pytest.raises(ValueError, match=rf"shard-00000\.{suffix}: is missing from its prepared set"):
+            use()
+    with pytest.raises(ValueError, match=r"sets/a: is a prepared set; name it on its own"):
+        Corpus.open([tmp_path / "sets"])
+    (tmp_path / "sets/a" / "manifest.json").write_text('{"name": "a web page"}')
+    with pytest.raises(ValueError, match=r"manifest\.json: is not of a prepared set"):
+        Corpus.open([tmp_path / "sets/a"])
+
+
+@pytest.mark.parametrize("left", ["bin", "idx", "crc", "names"])
+def test_shards_without_a_manifest_are_no_plain_files(tmp_path, left):
+    (tmp_path / "file").write_bytes(b"content")
+    prepare([str(tmp_path / "file")], tmp_path / "sets/a")
+    for path in (tmp_path / "sets/a").iterdir():
+        if path.suffix != f".{left}":
+            path.unlink()
+    for folder in ("sets/a", "sets"):
+        with pytest.raises(ValueError, match=r"sets/a: holds shards of a prepared set but no manifest\.json"):
+            Corpus.open([tmp_path / folder])
+
+
+def test_a_manifest_of_something_else_is_a_plain_file(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"name": "a web page"}')
+    (tmp_path / "shard-list.bin").write_bytes(b"also")
+    assert not is_set(tmp_path)
+    assert Corpus.open([tmp_path]).documents == 2
 
 
 def test_with_block_checks_only_the_bytes_that_are_used_are_checked(tmp_path, monkeypatch):
@@ -167,6 +203,30 @@ def test_stopping_anywhere_and_resuming_gives_the_same_files(documents, stops, s
     assert digests(folder / "parts") == digests(folder / "whole")
 
 
+def test_strict_refuses_what_was_left_out_before(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("broken\n" + '{"text": "a row"}\n' * 3)
+    (tmp_path / "more.jsonl").write_text('{"text": "more"}\n')
+    sources = [f"{tmp_path}/rows.jsonl#text", f"{tmp_path}/more.jsonl#text"]
+
+    def interrupt(nbytes: int, count: int) -> None:
+        if count == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(sources, tmp_path / "set", shard_bytes=15, report=interrupt)
+    progress = read_progress(tmp_path / "set")
+    assert (progress.next_input, progress.broken) == (0, 1)
+    publish_json(tmp_path / "set/preparing.json", replace(progress, next_input=1, next_document=0))
+    refused = pytest.raises(ValueError, match=r"rows\.jsonl, line 1: is not JSON.*without --strict")
+    with refused:
+        prepare(sources, tmp_path / "set", shard_bytes=15, strict=True)
+    assert prepare(sources, tmp_path / "set", shard_bytes=15).broken == 1
+    before = digests(tmp_path / "set")
+    with refused:
+        prepare(sources, tmp_path / "set", shard_bytes=15, strict=True)
+    assert digests(tmp_path / "set") == before
+
+
 def test_killed_at_any_moment_it_goes_on_and_never_looks_whole_before_it_is(tmp_path):
     write_documents(tmp_path / "raw", [os.urandom(200_000) for _ in range(100)])
     prepare([str(tmp_path / "raw")], tmp_path / "whole", shard_bytes=500_000)
@@ -238,7 +298,7 @@ def test_folders_that_must_not_be_written_to_are_refused(tmp_path):
     with pytest.raises(ValueError, match="weights belong to training"):
         prepare([f"{tmp_path}/in/a:2"], tmp_path / "set")
     (tmp_path / "in/empty").touch()
-    with pytest.raises(ValueError, match="nothing but 1 empty documents and 0 broken records"):
+    with pytest.raises(ValueError, match="nothing but 1 empty document and 0 broken records"):
         prepare([str(tmp_path / "in/empty")], tmp_path / "nothing")
 
 

@@ -74,6 +74,8 @@ def prepare(
 
 def rows(described: Mapping[str, Any]) -> dict[str, str]:
     """A prepared set for people."""
+    from mambabyte.data.records import counted
+
     table = {
         "bytes": f"{described['bytes']:,}",
         "documents": f"{described['documents']:,}, {described['bytes'] / described['documents']:,.0f} bytes on average",
@@ -81,7 +83,7 @@ def rows(described: Mapping[str, Any]) -> dict[str, str]:
         "from": ", ".join(described["source"]["sources"]),
     }
     if described["empty"]:
-        table["left out"] = f"{described['empty']:,} empty documents"
+        table["left out"] = counted(described["empty"], "empty document")
     if described["broken"]:
         table["broken rows"] = f"{described['broken']:,}, such as {printable(described['examples'][0])}"
     return table

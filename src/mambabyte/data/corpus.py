@@ -22,6 +22,7 @@ from mambabyte.data.files import FileReader
 from mambabyte.data.prepare import identify, write_set
 from mambabyte.data.prepared import open_set
 from mambabyte.data.raw_files import RawFiles
+from mambabyte.data.records import counted
 from mambabyte.data.shards import is_set
 from mambabyte.data.sources import Input, Source, find_inputs, is_encoded, parse_source
 
@@ -208,7 +209,8 @@ def _decode(source: Source, items: Sequence[Input], reader: FileReader) -> tuple
     weakref.finalize(reader, shutil.rmtree, folder, ignore_errors=True)
     manifest = write_set(items, folder, identify([source.path], items))
     if manifest.broken:
-        _logger.warning("%s: %d broken records left out, first %s", source.path, manifest.broken, manifest.examples[0])
+        broken = counted(manifest.broken, "broken record")
+        _logger.warning("%s: %s left out, first %s", source.path, broken, manifest.examples[0])
     shards = open_set(folder, reader, source.path)[0] if manifest.shards else []
     return shards, manifest.empty
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mambabyte.data.files import FileReader
 from mambabyte.data.prepared import open_set
-from mambabyte.data.records import Tally
+from mambabyte.data.records import Tally, counted, refuse_broken
 from mambabyte.data.shards import (
     MANIFEST,
     PROGRESS,
@@ -50,9 +50,9 @@ def prepare(
     """Write every document of the sources to a prepared set in the folder `out`; see `sources` for how they are named.
 
     A run that was stopped goes on after the last shard that was done; a set that is done is left as it is. `report` is
-    called with the bytes and documents so far. `strict` makes a broken record an error instead of a number. Raises
-    ValueError if a source is missing or damaged, if no byte is found, or if `out` holds anything else and `overwrite`
-    does not say to replace it.
+    called with the bytes and documents so far. `strict` makes a broken record an error instead of a number, one that an
+    earlier run left out too. Raises ValueError if a source is missing or damaged, if no byte is found, or if `out`
+    holds anything else and `overwrite` does not say to replace it.
     """
     named = [parse_source(source) for source in sources]
     if any(source.weight is not None for source in named):
@@ -68,7 +68,7 @@ def prepare(
     description = identify(sources, inputs, split=split, subset=subset, raw=raw, shard_bytes=shard_bytes)
     manifest = write_set(inputs, out, description, strict=strict, overwrite=overwrite, report=report)
     if not manifest.shards:
-        left_out = f"{manifest.empty} empty documents and {manifest.broken} broken records"
+        left_out = f"{counted(manifest.empty, 'empty document')} and {counted(manifest.broken, 'broken record')}"
         why = "".join(f"; {example}" for example in manifest.examples)
         raise ValueError(f"{', '.join(sources)}: there is nothing but {left_out} here{why}")
     return manifest
@@ -91,9 +91,12 @@ def write_set(
     with _alone(out):
         resumable = all(item.kind != "stream" for item in inputs)
         done = _finished(out, description, overwrite, resumable)
-        if done is not None:
-            return done
-        preparation = _Preparation(out, _begin(out, description, overwrite, resumable), strict, report)
+        progress = done or _begin(out, description, overwrite, resumable)
+        if strict and progress.broken:
+            refuse_broken(progress.examples[0])
+        if isinstance(progress, Manifest):
+            return progress
+        preparation = _Preparation(out, progress, strict, report)
         preparation.run(inputs)
         manifest = preparation.manifest()
         if manifest.shards:

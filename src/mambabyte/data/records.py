@@ -4,10 +4,11 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 _LONGEST_LINE = 1 << 28
 _EXAMPLES = 5
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # which some editors put first
 
 
 @dataclass
@@ -22,10 +23,29 @@ class Tally:
     def broken_record(self, where: str, why: str) -> None:
         """Count a record that has no text to give. Raises ValueError instead if the tally is strict."""
         if self.strict:
-            raise ValueError(f"{where}: {why}; without --strict such records are counted and left out")
+            refuse_broken(f"{where}: {why}")
         self.broken += 1
         if len(self.examples) < _EXAMPLES:
             self.examples.append(f"{where}: {why}")
+
+
+def refuse_broken(example: str) -> NoReturn:
+    """Raise ValueError for a broken record, which a strict reader does not leave out."""
+    raise ValueError(f"{example}; without --strict such records are counted and left out")
+
+
+def counted(count: int, noun: str) -> str:
+    """A number and what it counts: "1 record", "2,000 records"."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def refuse_array(name: str, head: bytes) -> None:
+    """Raise ValueError if a JSON file that begins with `head` is one array, of which no line would be a record."""
+    if head.removeprefix(_BYTE_ORDER_MARK).lstrip().startswith(b"["):
+        raise ValueError(
+            f"{name}: is one JSON array, and JSON lines are needed, an object on each line; "
+            "`jq -c '.[]'` turns the one into the other"
+        )
 
 
 def json_lines(name: str, stream: BinaryIO, column: str, tally: Tally) -> Iterator[bytes]:
@@ -42,7 +62,7 @@ def json_lines(name: str, stream: BinaryIO, column: str, tally: Tally) -> Iterat
             tally.broken_record(where, f"is longer than {_LONGEST_LINE} bytes")
             continue
         if number == 1:
-            line = line.removeprefix(b"\xef\xbb\xbf")  # the byte order mark that some editors put first
+            line = line.removeprefix(_BYTE_ORDER_MARK)
         if not line.strip():
             continue
         try:
@@ -106,17 +126,17 @@ def _open_dataset(name: str, *, split: str, subset: str | None) -> Any:
         ) from error
     folder = Path(name)
     try:
-        if (folder / "dataset_dict.json").is_file():
-            splits = datasets.load_from_disk(name)
-            if split not in splits:
-                raise ValueError(f"hf://{name}: has no split {split!r}; it has {', '.join(splits)}")
-            return splits[split]
-        if (folder / "state.json").is_file():
-            return datasets.load_from_disk(name)
-        repository, _, revision = (name, "", "") if folder.exists() else name.partition("@")
-        return datasets.load_dataset(repository, subset, split=split, revision=revision or None, streaming=True)
-    except OSError as error:
+        if not any((folder / saved).is_file() for saved in ("dataset_dict.json", "state.json")):
+            repository, _, revision = (name, "", "") if folder.exists() else name.partition("@")
+            return datasets.load_dataset(repository, subset, split=split, revision=revision or None, streaming=True)
+        found = datasets.load_from_disk(name)
+    except (OSError, ValueError) as error:  # what datasets raises for a split or subset that is not there
         raise ValueError(f"hf://{name}: cannot be opened: {error}") from error
+    if not isinstance(found, datasets.DatasetDict):
+        return found
+    if split not in found:
+        raise ValueError(f"hf://{name}: has no split {split!r}; it has {', '.join(found)}")
+    return found[split]
 
 
 def _content(value: object) -> bytes | None:

@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import zlib
 from array import array
 from collections.abc import Iterable
@@ -30,6 +31,9 @@ MANIFEST = "manifest.json"
 PROGRESS = "preparing.json"
 SUFFIXES = ("bin", "idx", "crc", "names")
 _FORMAT = {"format": "mambabyte-set", "version": 1}
+_SAYS_SET = re.compile(rb'"format"\s*:\s*"mambabyte-set"')
+_HEAD = 1 << 16  # of a manifest, which begins with its format
+_SHARD_FILE = re.compile(rf"shard-\d{{5,}}\.({'|'.join(SUFFIXES)})")
 _MOST_DOCUMENTS = 1 << 22  # per shard, so that its offsets stay within 32 MiB of memory
 _LARGEST_JSON = 1 << 28
 T = TypeVar("T")
@@ -109,12 +113,23 @@ def shard_file(folder: Path, number: int, suffix: str) -> Path:
 
 
 def is_set(folder: Path) -> bool:
-    """Whether a folder holds a prepared set. Raises ValueError if it holds one that is not finished."""
-    if (folder / MANIFEST).is_file() and shard_file(folder, 0, "bin").exists():
+    """Whether a folder holds a prepared set, be it damaged: its manifest says so or lies beside shards.
+
+    Raises ValueError if the set is not finished or lost its manifest, so that its tables are never read as data.
+    """
+    manifest = folder / MANIFEST
+    has_manifest = manifest.is_file()
+    if has_manifest and _says_set(manifest):
         return True
     if (folder / PROGRESS).is_file():
         raise ValueError(f"{folder}: is a prepared set that is not finished; run the same `mambabyte prepare` again")
-    return False
+    if not _holds_shards(folder):
+        return False
+    if not has_manifest:
+        raise ValueError(
+            f"{folder}: holds shards of a prepared set but no {MANIFEST}; restore it or prepare the set again"
+        )
+    return True
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -248,6 +263,22 @@ class _HashedFile:
         self.file.flush()
         os.fsync(self.file.fileno())
         self.file.close()
+
+
+def _says_set(manifest: Path) -> bool:
+    """By its beginning, so that a manifest that is cut short counts too."""
+    with manifest.open("rb") as file:
+        return _SAYS_SET.search(file.read(_HEAD)) is not None
+
+
+def _holds_shards(folder: Path) -> bool:
+    if not folder.is_dir():
+        return False
+    try:
+        with os.scandir(folder) as entries:
+            return any(_SHARD_FILE.fullmatch(entry.name) for entry in entries)
+    except PermissionError:
+        return False  # whoever goes on to read the folder says that it cannot be listed
 
 
 def _read(kind: type[T], path: Path) -> T:
