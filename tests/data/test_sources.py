@@ -159,6 +159,16 @@ def test_a_damaged_archive_header_is_named_wherever_it_is(where, tmp_path_factor
         Corpus.open([path])
 
 
+@pytest.mark.parametrize("suffix", ["", *COMPRESSIONS])
+@pytest.mark.parametrize("members", [1, 2])
+def test_an_archive_cut_between_members_is_named(suffix, members, tmp_path):
+    archive = tar([(name, name.encode() * 600) for name in "abc"], tarfile.GNU_FORMAT)[: members * 1536]
+    path = tmp_path / f"cut.tar{suffix}"
+    path.write_bytes(COMPRESSIONS[suffix](archive) if suffix else archive)
+    with pytest.raises(ValueError, match=rf"cut\.tar.*at byte {members * 1536}, without an end-of-archive block"):
+        Corpus.open([path])
+
+
 TEXTS = st.lists(st.text(st.characters(codec=None, exclude_categories=()), max_size=30), min_size=1, max_size=8).filter(
     any
 )
@@ -208,6 +218,17 @@ def test_broken_lines_are_counted_and_strict_refuses_them(broken, data, tmp_path
         prepare([str(folder / "rows.jsonl.gz")], folder / "strict", column="text", strict=True)
 
 
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf", b"\n \n"])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_json_array_is_not_read_as_lines(indent, mark, suffix, tmp_path):
+    content = mark + json.dumps([{"text": "a"}, {"text": "b"}], indent=indent).encode()
+    path = tmp_path / f"rows.json{suffix}"
+    path.write_bytes(gzip.compress(content) if suffix else content)
+    with pytest.raises(ValueError, match=r"rows\.json.*: is one JSON array.*JSON lines"):
+        Corpus.open([f"{path}#text"])
+
+
 @settings(FEW, max_examples=12)
 @given(texts=TEXTS, kind=st.sampled_from(["string", "large_string", "binary", "dictionary"]))
 def test_parquet_round_trips(texts, kind, tmp_path_factory):
@@ -250,6 +271,8 @@ def test_local_datasets_are_read_by_split(form, tmp_path):
     if form != "saved":
         prepare([f"hf://{folder}"], tmp_path / "test", column="text", split="test")
         assert contents(tmp_path / "test") == [b"one"]
+        with pytest.raises(ValueError, match=r"^hf://.*my data: .*nowhere"):
+            prepare([f"hf://{folder}#text"], tmp_path / "none", split="nowhere")
     with pytest.raises(ValueError, match="has no column 'words'; it has "):
         Corpus.open([f"hf://{folder}#words"])
     with pytest.raises(ValueError, match="name the column"):
@@ -275,6 +298,13 @@ def test_names_that_exist_win_over_columns_and_weights(tmp_path, monkeypatch):
         assert parse_source(name) == Source(name)
     with pytest.raises(ValueError, match="must be greater than zero"):
         parse_source("b:0")
+
+
+@pytest.mark.parametrize("weight", ["1e3", ".5", "+2", "inf", "nan", "1_000", "-1e3"])
+@pytest.mark.parametrize("source", ["books", "rows.jsonl#text", "hf://owner/name#text", "data/*.txt"])
+def test_a_number_that_is_no_weight_says_what_a_weight_looks_like(source, weight):
+    with pytest.raises(ValueError, match=r"a weight is written like 3 or 0\.5"):
+        parse_source(f"{source}:{weight}")
 
 
 def test_a_column_of_something_without_columns_is_refused(tmp_path):

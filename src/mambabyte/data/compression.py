@@ -111,19 +111,26 @@ def damage_named(name: str) -> Iterator[None]:
 
 
 class _CheckedTarInfo(tarfile.TarInfo):
-    """Raises where tarfile takes a damaged header between two members for the end of the archive."""
+    """Raises where tarfile takes a damaged header, or the end of the file, for the end of the archive.
+
+    An archive ends with blocks of zeros (POSIX ustar), so one that was cut between two members can be told.
+    """
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
         try:
             return super().fromtarfile(archive)
+        except _END:
+            raise
+        except _NO_MORE as error:
+            raise tarfile.ReadError(f"it ends at byte {archive.offset}, without an end-of-archive block") from error
         except tarfile.HeaderError as error:
-            if isinstance(error, _REAL_ENDS):
-                raise
             raise tarfile.ReadError(f"{error} at byte {archive.offset}") from error
 
 
-_REAL_ENDS = (tarfile.EmptyHeaderError, tarfile.EOFHeaderError)  # type: ignore[attr-defined]  # typeshed leaves them out
+# typeshed leaves these two out
+_END = tarfile.EOFHeaderError  # type: ignore[attr-defined]
+_NO_MORE = tarfile.EmptyHeaderError  # type: ignore[attr-defined]
 
 
 def _open_gzip(stream: BinaryIO) -> BinaryIO:

@@ -17,7 +17,7 @@ from typing import BinaryIO, Literal, NamedTuple
 
 from mambabyte.data.compression import chunks_of, damage_named, decompressor, is_tar, peek, tar_members
 from mambabyte.data.discovery import find_files
-from mambabyte.data.records import Tally, dataset_rows, json_lines, parquet_rows
+from mambabyte.data.records import Tally, dataset_rows, json_lines, parquet_rows, refuse_array
 
 STDIN = ("-", "/dev/stdin")
 DATASET = "hf://"
@@ -64,7 +64,7 @@ class Document(NamedTuple):
 
 
 def parse_source(text: str) -> Source:
-    """`PATH[#COLUMN][:WEIGHT]`. Raises ValueError if the weight is not positive."""
+    """`PATH[#COLUMN][:WEIGHT]`. Raises ValueError if the weight is not positive or not written as one."""
     if os.path.lexists(text):
         return Source(text)
     path, column, weight = text, None, None
@@ -72,9 +72,19 @@ def parse_source(text: str) -> Source:
         path, weight = match[1], Fraction(match[2])
         if weight <= 0:
             raise ValueError(f"{text}: the weight of a source must be greater than zero")
+    elif ":" in text and _is_number(text.rpartition(":")[2]):
+        raise ValueError(f"{text}: a weight is written like 3 or 0.5, in plain digits")
     if not os.path.lexists(path) and (match := re.fullmatch(r"(.+)#([^#]+)", path, re.DOTALL)):
         path, column = match[1], match[2]
     return Source(path, column, weight)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def find_inputs(source: Source) -> list[Input]:
@@ -148,6 +158,8 @@ def _decode(
         elif column is None:
             yield Document(name, _guarded(name, stream))
         elif inner is None or inner.lower().endswith(_JSON_LINES):
+            if inner is not None and inner.lower().endswith(".json"):
+                refuse_array(name, head)
             yield from _rows(json_lines(name, stream, column, reading.tally))
         elif inner.lower().endswith(_PARQUET):
             raise ValueError(f"{name}: Parquet inside a compressed file or archive cannot be read; unpack it first")
