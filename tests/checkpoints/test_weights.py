@@ -125,6 +125,44 @@ def test_a_sparse_tensor_is_refused(tmp_path: Path) -> None:
         open_weights(tmp_path)
 
 
+def test_a_tensor_without_values_is_named(tmp_path: Path) -> None:
+    torch.save(tensors() | {"head": torch.zeros(3, device="meta")}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="'head' is a shape without values"):
+        open_weights(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning", "ignore:TypedStorage:UserWarning")
+def test_a_quantized_tensor_is_named(tmp_path: Path) -> None:
+    quantized = torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)
+    torch.save(tensors() | {"head": quantized}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="'head' is quantized"):
+        open_weights(tmp_path)
+
+
+def test_the_format_before_zip_is_named_with_the_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "pytorch_model.bin"
+    torch.save(tensors(), path, _use_new_zipfile_serialization=False)
+    with pytest.raises(ValueError, match=r"before torch 1\.6.*write it anew"):
+        open_weights(tmp_path)
+    torch.save(torch.load(path, weights_only=True), path)
+    assert sorted(open_weights(tmp_path)) == NAMES
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (b"", "it is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "does not begin as a file of torch.save's"),
+        (pickle.dumps({"a": 1}), "does not begin as a file of torch.save's"),
+        (b"PK\x03\x04" + bytes(90), "not a whole file"),
+    ],
+)
+def test_what_torch_save_did_not_write_is_a_sentence(data: bytes, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin").write_bytes(data)
+    with pytest.raises(ValueError, match=sentence):
+        open_weights(tmp_path)
+
+
 def test_a_few_bytes_do_not_unfold_into_terabytes(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(1).expand(1 << 20, 1 << 20)}, tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match="refused: a file of"):

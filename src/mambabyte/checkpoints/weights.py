@@ -21,6 +21,8 @@ from mambabyte.config import load_json
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
 _INDEX_LIMIT = 1 << 26
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+# How files of torch.save begin: a zip archive, and before torch 1.6 a pickled number.
+_ZIP, _BEFORE_ZIP = b"PK\x03\x04", pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 
 
 class Weights(Mapping[str, Tensor]):
@@ -53,8 +55,9 @@ class Weights(Mapping[str, Tensor]):
         return _DTYPES.get(word, word)
 
     def same(self, a: str, b: str) -> bool:
-        """Whether two tensors hold equal values; reads both."""
-        return self.shape(a) == self.shape(b) and torch.equal(self[a], self[b])
+        """Whether two tensors are of floating dtypes of torch's that compare, and hold equal values; reads both."""
+        plain = all(self.dtype(name) in _DTYPES.values() for name in (a, b))
+        return plain and self.shape(a) == self.shape(b) and torch.equal(self[a], self[b])
 
 
 def open_weights(folder: Path) -> Weights:
@@ -94,6 +97,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def _read_pickle(path: Path) -> dict[str, Any]:
+    _expect_zip(path)
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
@@ -108,11 +112,29 @@ def _read_pickle(path: Path) -> dict[str, Any]:
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
             raise ValueError(f"{path}: {name!r} is not a dense tensor")
+        if tensor.is_meta or tensor.is_quantized:
+            lack = "a shape without values" if tensor.is_meta else "quantized"
+            raise ValueError(f"{path}: {name!r} is {lack}, where a plain floating-point tensor is needed")
     # A few stored bytes can be given any shape with strides of zero. Tied weights are stored once and named twice.
     asked, stored = sum(t.numel() * t.element_size() for t in tensors.values()), path.stat().st_size
     if asked > 2 * stored:
         raise ValueError(f"{path}: refused: a file of {stored} bytes that unfolds into tensors of {asked}")
     return tensors
+
+
+def _expect_zip(path: Path) -> None:
+    """Raise ValueError unless a file begins as a zip archive, the only format of torch.save's that can be mapped."""
+    with path.open("rb") as file:
+        start = file.read(len(_BEFORE_ZIP))
+    if not start:
+        raise ValueError(f"{path}: not a whole file of torch.save's: it is empty; copy it again")
+    if start == _BEFORE_ZIP:
+        raise ValueError(
+            f"{path}: in the format of torch.save before torch 1.6, which cannot be mapped into memory; write it anew:"
+            " torch.save(torch.load(path, weights_only=True), path)"
+        )
+    if not start.startswith(_ZIP):
+        raise ValueError(f"{path}: refused: it does not begin as a file of torch.save's does; copy it again")
 
 
 def _read_shards(index: Path, read: Any) -> dict[str, Any]:
