@@ -137,6 +137,8 @@ def test_safetensors_open_too(tmp_path: Path) -> None:
         ({"ssm_cfg": {"d_state": 16}}, "ssm_cfg.d_state = 16, but by the weights it is 4"),
         ({"ssm_cfg": {"dt_rank": 3}}, "ssm_cfg.dt_rank = 3, but by the weights it is auto"),
         ({"ssm_cfg": {"bias": True}}, "ssm_cfg.bias = True, but by the weights it is False"),
+        ({"ssm_cfg": {"conv_bias": False}}, "ssm_cfg.conv_bias = False, but by the weights it is True"),
+        ({"ssm_cfg": {"expnad": 2, "dt_min": 0.01}}, "ssm_cfg.expnad is ignored"),
         ({"pad_id": 0}, "pad_id = 0 is ignored"),
         ({"n_layer": "many"}, "n_layer = many"),
     ],
@@ -165,6 +167,40 @@ def test_all_56_layers_compute_what_mamba_ssm_does(tmp_path: Path) -> None:
 def test_a_rank_spelt_out_is_no_disagreement(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     mb.load(write(tmp_path, published(), ssm_cfg={"dt_rank": R, "layer": "Mamba1", "use_fast_path": True}))
     assert not caplog.records
+
+
+def test_no_arguments_of_the_layer_are_its_defaults(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    state = published()
+    model = mb.load(write(tmp_path, state, ssm_cfg=None))
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids())[0], forward(state, ids()), atol=1e-4, rtol=0)
+    assert not caplog.records
+
+
+def test_a_convolution_without_bias_gets_one_of_zeros(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    state = {n: torch.zeros_like(t) if n.endswith("conv1d.bias") else t for n, t in published().items()}
+    folder = write(tmp_path, state, ssm_cfg={"conv_bias": False})
+    torch.save({n: t for n, t in state.items() if not n.endswith("conv1d.bias")}, folder / "pytorch_model.bin")
+    with torch.no_grad():
+        torch.testing.assert_close(mb.load(folder)(ids())[0], forward(state, ids()), atol=1e-4, rtol=0)
+    assert not caplog.records
+    write(tmp_path / "says nothing", state)
+    (folder / "pytorch_model.bin").replace(tmp_path / "says nothing" / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"conv1d\.bias' is missing"):
+        mb.load(tmp_path / "says nothing")
+
+
+@pytest.mark.parametrize("suffix", ["pytorch_model.bin", "model.safetensors"])
+@pytest.mark.parametrize("name", ["lm_head.weight", "backbone.layers.1.mixer.in_proj.weight"])
+def test_a_float8_tensor_is_named(name: str, suffix: str, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    folder, state = write(tmp_path, published(), tie_embeddings=True), published()
+    (folder / "pytorch_model.bin").unlink()
+    state[name] = state[name].to(torch.float8_e4m3fn)
+    (save_file if suffix.endswith("safetensors") else torch.save)(state, folder / suffix)
+    with pytest.raises(ValueError, match=f"tensor '{name}' is .*, where a floating-point dtype is needed"):
+        mb.load(folder)
 
 
 def test_the_released_sizes_are_the_preset() -> None:

@@ -26,6 +26,9 @@ KEYS = {"d_model", "n_layer", "ssm_cfg"}
 NORMS = {True: NormConfig(kind="rms"), False: NormConfig(kind="layer", bias=True)}  # by "rms_norm"
 EMBEDDING, HEAD = "backbone.embedding.weight", "lm_head.weight"
 _PADDED_TO = 8
+# Arguments of mamba-ssm's layer that say how it is initialised or run, not what it computes.
+_SILENT = {"layer", "conv_bias", "use_fast_path", "layer_idx", "device", "dtype"}
+_SILENT |= {"dt_min", "dt_max", "dt_init", "dt_scale", "dt_init_floor"}
 _LAYER = re.compile(r"backbone\.layers\.(\d{1,9})\.")
 # The order in which mamba-ssm's modules are registered, hence that of its files.
 _PARTS = ("embedding", "layers", "norm", "head")
@@ -46,13 +49,20 @@ def describe(data: Mapping[str, Any], weights: Weights, where: str) -> Described
     return Described(
         config,
         lambda name: mamba_name(name, "embedding"),
+        zeros=("conv_bias",) if _ssm(data).get("conv_bias") is False else (),
         ignored=frozenset({HEAD} if config.tied_head else ()),
-        notes=tuple(_disagreements(data, config, where)),
+        notes=tuple(_disagreements(data, config, weights, where)),
     )
 
 
+def _ssm(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The arguments of every layer; absent and null, mamba-ssm's default, are none."""
+    ssm: Mapping[str, Any] | None = data.get("ssm_cfg")
+    return {} if ssm is None else ssm
+
+
 def _expect_mamba_1(data: Mapping[str, Any], where: str) -> None:
-    ssm = data.get("ssm_cfg", {})
+    ssm = _ssm(data)
     if not isinstance(ssm, Mapping):
         raise ValueError(f"{where}: ssm_cfg must be a table of keys")
     if ssm.get("layer", "Mamba1") != "Mamba1":
@@ -97,20 +107,25 @@ def _of_tensors(weights: Weights, where: str, *, tied: bool) -> ByteLMConfig:
     )
 
 
-def _disagreements(data: Mapping[str, Any], config: ByteLMConfig, where: str) -> Iterator[str]:
+def _disagreements(data: Mapping[str, Any], config: ByteLMConfig, weights: Weights, where: str) -> Iterator[str]:
     """A sentence for every key that says something else than the tensors, or that has no meaning here."""
     found = config_json(config)
-    ssm, said = found.pop("ssm_cfg"), dict(data)
+    ssm, said_ssm, said = found.pop("ssm_cfg"), _ssm(data), dict(data)
     multiple = data.get("pad_vocab_size_multiple", _PADDED_TO)
     if isinstance(multiple, int) and multiple > 0 and isinstance(said.get("vocab_size"), int):
         said["vocab_size"] = -(-said["vocab_size"] // multiple) * multiple
     told = {"d_model": found["d_model"], "n_layer": found["n_layer"], "vocab_size": found["vocab_size"]}
     told |= {"rms_norm": found["rms_norm"], "tie_embeddings": found["tie_embeddings"]}
     pairs = [(key, said[key], value) for key, value in told.items() if key in said]
-    pairs += [(f"ssm_cfg.{key}", data["ssm_cfg"][key], ssm[key]) for key in ssm if key in data.get("ssm_cfg", {})]
+    pairs += [(f"ssm_cfg.{key}", said_ssm[key], ssm[key]) for key in ssm if key in said_ssm]
+    if "conv_bias" in said_ssm and "backbone.layers.0.mixer.conv1d.bias" in weights:
+        pairs.append(("ssm_cfg.conv_bias", said_ssm["conv_bias"], True))
     for key, wrong, right in pairs:
         if wrong != right and not (key == "ssm_cfg.dt_rank" and wrong == the_rank(config)):
             yield f"{where}: says {key} = {str(wrong)[:60]}, but by the weights it is {right}; the weights decide"
+    for key in said_ssm:
+        if key not in ssm and key not in _SILENT:
+            yield f"{where}: ssm_cfg.{key[:60]} is ignored: it is no argument of mamba-ssm's Mamba layer"
     if "pad_id" in data:
         yield f"{where}: pad_id = {str(data['pad_id'])[:60]} is ignored: every byte is a token of its own here"
 
