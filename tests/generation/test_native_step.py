@@ -151,6 +151,12 @@ def test_narrow_weights_are_the_model_with_rounded_matrices(weights: str) -> Non
     assert np.abs(narrow - bytewise(NativeEngine(model), TEXT)).max() > 0
 
 
+def test_the_bits_do_not_depend_on_the_number_of_threads() -> None:
+    model = random_model()
+    one, two = (bytewise(NativeEngine(model, threads=threads), TEXT) for threads in (1, 2))
+    assert np.array_equal(one, two)
+
+
 def test_a_new_engine_follows_the_weights_however_they_were_written() -> None:
     """Fused optimisers, `.data` and NumPy write without telling autograd, so no version can be trusted."""
     model = random_model()

@@ -31,6 +31,9 @@ ELEMENTS = {"float32": FLOAT, "bfloat16": BFLOAT, "int8": INT8}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 # Columns of one call: bounds the work space of a long read.
 COLUMNS = 64
+# Weights from which a second thread pays on a quiet machine: 1.25 times the speed at 20 MB and 1.6 at 55 MB in float32,
+# three quarters of it at 5 MB in int8 (docs/log.md).
+SHARED_BYTES = 16 << 20
 # The threads of a call wait for each other: two calls that each hold half of the pool would wait for ever.
 _one_team = threading.Lock()
 
@@ -56,23 +59,27 @@ class NativeEngine:
 
     Weights are copied when the engine is made. `weights` "bfloat16" rounds matrices, "int8" rounds each row of a matrix
     to 255 levels of its own scale. A read of several bytes gives the same bits as as many reads of one byte, so its
-    tolerance is 0, but fetches each weight once. `threads`, at most one a core,
-    pay only where nothing else runs.
+    tolerance is 0, but fetches each weight once. `threads` None is one, or two where a byte reads more weights than a
+    core's cache holds; the bits are the same for any number.
 
     Raises ValueError for a model that `why_not` refuses.
     """
 
     tolerance = 0.0
 
-    def __init__(self, model: ByteLM, *, weights: Weights = "float32", threads: int = 1, outputs: int = BYTES) -> None:
+    def __init__(
+        self, model: ByteLM, *, weights: Weights = "float32", threads: int | None = None, outputs: int = BYTES
+    ) -> None:
         reason = why_not(model)
         if reason is not None:
             raise ValueError(f"the native engine cannot run this model: {reason}")
         if weights not in ELEMENTS:
             raise ValueError(f"weights={weights!r} is not one of {', '.join(ELEMENTS)}")
         self.model, self.outputs = model, outputs
-        self.threads = max(1, min(threads, os.cpu_count() or 1))
         self._kernel, self._plan, self._buffers = _pack(model, weights)
+        if threads is None:
+            threads = min(2, torch.get_num_threads()) if self._buffers["matrices"].nbytes > SHARED_BYTES else 1
+        self.threads = max(1, min(threads, os.cpu_count() or 1))
         self._work = torch.zeros(COLUMNS, self._plan.work.size)
         self._arrivals = torch.zeros(1, dtype=torch.int64)
         self._layers = len(model.layers)
