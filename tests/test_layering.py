@@ -19,7 +19,6 @@ FLOORS = {
     "evaluation": 4,
     "training": 5,
     "benchmarking": 6,
-    "serving": 6,
     "hf": 6,
     "cli": 7,
 }

@@ -15,6 +15,7 @@ import torch
 from mambabyte.checkpoints import run as runs
 from mambabyte.checkpoints.lock import LOCK, locked
 from mambabyte.checkpoints.publish import MANIFEST, damage, publish, write_text
+from mambabyte.checkpoints.weights import save_tensors
 
 FILES = {"a.bin": b"weights" * 300, "b.json": b'{"x": 1}\n', "empty": b""}
 
@@ -130,7 +131,7 @@ def files_at_most(size: int) -> Iterator[None]:
 def test_tensors_that_do_not_fit_are_an_os_error(run: Path) -> None:
     tensors = {"x": torch.zeros(100_000)}
     with files_at_most(50_000), pytest.raises(OSError, match=r"x\.safetensors"):
-        runs.save(run, 31, lambda folder: runs.save_tensors(folder / "x.safetensors", tensors), keep=1)
+        runs.save(run, 31, lambda folder: save_tensors(folder / "x.safetensors", tensors), keep=1)
     assert sorted(path.name for path in run.iterdir()) == ["step-1", "step-2", "step-30"]
 
 

@@ -5,12 +5,9 @@ module knows when a checkpoint is whole and which one counts; what lies in it is
 """
 
 import logging
-import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-
-from torch import Tensor
 
 from mambabyte.checkpoints.publish import TEMPORARY, damage, discard, publish
 
@@ -96,19 +93,6 @@ def step_of(checkpoint: Path) -> int:
     match = _STEP.fullmatch(checkpoint.name)
     assert match is not None
     return int(match[1])
-
-
-def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file; a full disk is an OSError like that of any other file."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    try:
-        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
-    except SafetensorError as error:
-        if code := re.search(r"os error (\d+)", str(error)):
-            raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
-        raise
 
 
 def _folders(run: Path) -> list[Path]:

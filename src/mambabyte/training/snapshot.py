@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mambabyte import config as configs
 from mambabyte.checkpoints.model_folder import save_model
-from mambabyte.checkpoints.run import save_tensors
+from mambabyte.checkpoints.weights import save_tensors
 from mambabyte.models import ByteLM, ByteLMState
 from mambabyte.training import optimiser as adamw
 from mambabyte.training.config import TrainConfig
