@@ -42,6 +42,6 @@ def test_what_reading_raises_reaches_the_reader(windows, tmp_path):
     batches = prefetch(windows)
     next(batches)
     (tmp_path / "documents/000000").write_bytes(b"other")
-    with pytest.raises(ValueError, match="documents/000000: held 100 bytes"):
+    with pytest.raises(ValueError, match=r"documents/000000: (held 100 bytes|ends at byte \d+ and held 100)"):
         list(itertools.islice(batches, 100))
     assert not ours()
