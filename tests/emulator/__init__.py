@@ -1,0 +1,182 @@
+"""CUDA C++ kernels of this package run on a CPU, thread by thread, so that they are tested where there is no GPU.
+
+A kernel is compiled by g++ against `cuda_emulator.h`. Each CUDA thread is a fiber of one operating system thread;
+waiting for ever, faults and misuse of barriers raise `EmulationError` with the threads and lines.
+"""
+
+import ctypes
+import functools
+import hashlib
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mambabyte.ops import nvrtc
+
+from .rewriting import rewrite
+
+HERE = Path(__file__).parent
+REPLACED = {"decode/machine.cuh": HERE / "machine.cuh"}
+# Wrong indices of arrays and wrong alignment become traps, which the scheduler reports.
+FLAGS = (
+    *("-std=c++17", "-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing", "-ffp-contract=off", "-w"),
+    *("-fno-stack-protector", "-U_FORTIFY_SOURCE", "-fcf-protection=none"),
+)
+CHECKS = ("-fsanitize=alignment,bounds", "-fsanitize-undefined-trap-on-error")
+
+
+class EmulationError(RuntimeError):
+    """What a launch did wrong, with the block, the threads and the lines."""
+
+
+def why_not() -> str | None:
+    """A sentence why kernels cannot be emulated here; None when they can."""
+    if (machine := f"{platform.system()} {platform.machine()}") != "Linux x86_64":
+        return f"the emulator's fibers are written for Linux x86_64, this is {machine}"
+    if shutil.which("g++") is None:
+        return "the emulator compiles kernels by g++, which is not installed"
+    return None
+
+
+class _Launch(ctypes.Structure):
+    _fields_ = (
+        ("grid", ctypes.c_uint * 3),
+        ("threads", ctypes.c_uint),
+        ("shared", ctypes.c_uint),
+        ("arguments", ctypes.c_uint),
+        ("seed", ctypes.c_ulonglong),
+        ("seconds", ctypes.c_double),
+        ("values", ctypes.POINTER(ctypes.c_void_p)),
+        ("sizes", ctypes.POINTER(ctypes.c_size_t)),
+    )
+
+
+class Emulated:
+    """One `extern "C" __global__` function of the joined sources (as for `nvrtc.get`), compiled when first launched."""
+
+    def __init__(self, sources: tuple[str, ...], name: str, **defines: int):
+        self.sources, self.name, self.defines = sources, name, tuple(sorted(defines.items()))
+
+    def __call__(
+        self,
+        grid: tuple[int, ...],
+        threads: int,
+        *arguments: Tensor | int | float | bytes | ctypes.Structure | None,
+        shared: int = 0,
+        seed: int = 0,
+        seconds: float = 60.0,
+    ) -> None:
+        """Run the kernel to its end; arguments as for `nvrtc.Kernel`, structs by value as bytes or ctypes structures.
+
+        Seed 0 runs threads in order and completes asynchronous copies as late as possible; others shuffle both.
+        Raises EmulationError for what the kernel does wrong, or after `seconds` of processor time.
+        """
+        library = _library(self.sources, self.defines)
+        if not hasattr(library, f"emulated_{self.name}"):
+            raise ValueError(f'{", ".join(self.sources)} have no extern "C" __global__ void {self.name}')
+        entry = getattr(library, f"emulated_{self.name}")
+        entry.restype = ctypes.c_char_p
+        buffers = [_buffer(a) for a in arguments]
+        values = (ctypes.c_void_p * len(buffers))(*(ctypes.addressof(b) for b in buffers))
+        sizes = (ctypes.c_size_t * len(buffers))(*(ctypes.sizeof(b) for b in buffers))
+        grid = (ctypes.c_uint * 3)(*grid, *(1,) * (3 - len(grid)))
+        launch = _Launch(grid, threads, shared, len(buffers), seed, seconds, values, sizes)
+        said = entry(ctypes.byref(launch))
+        if said is not None:
+            raise EmulationError(f"{self.name}: {_with_lines(said.decode(), Path(library._name))}")
+
+
+def get(sources: tuple[str, ...], name: str, **defines: int) -> Emulated:
+    """In the place of `nvrtc.get`."""
+    return Emulated(sources, name, **defines)
+
+
+def from_source(source: str, name: str, **defines: int) -> Emulated:
+    """A kernel of a source text that is not a file of the package."""
+    place = _folder() / f"{hashlib.sha256(source.encode()).hexdigest()[:16]}.cu"
+    place.write_text(source)
+    return Emulated(("device.cuh", "decode/machine.cuh", str(place)), name, **{"IO": 0} | defines)
+
+
+def _buffer(argument: Tensor | int | float | bytes | ctypes.Structure | None) -> Any:
+    match argument:
+        case Tensor():
+            if argument.device.type != "cpu":
+                raise ValueError(f"the emulator takes CPU tensors, not one on {argument.device}")
+            return ctypes.c_void_p(argument.data_ptr())
+        case None:
+            return ctypes.c_void_p(0)
+        case bytes():
+            return ctypes.create_string_buffer(argument, len(argument))
+        case ctypes.Structure():
+            return argument
+        case float():
+            return ctypes.c_double(argument)
+    return ctypes.c_longlong(argument)
+
+
+@functools.cache
+def _temporary() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="mambabyte-emulator-")
+
+
+def _folder() -> Path:
+    return Path(_temporary().name)
+
+
+def _compile(*arguments: str) -> None:
+    done = subprocess.run(["g++", *FLAGS, "-I", str(HERE), *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise ValueError(f"g++ could not compile a kernel:\n{done.stderr[:6000]}")
+
+
+@functools.cache
+def _scheduler() -> Path:
+    place = _folder() / "scheduler.o"
+    _compile("-O2", "-c", str(HERE / "scheduler.cpp"), "-o", str(place))
+    return place
+
+
+def _read(name: str) -> str:
+    if name in REPLACED:
+        return f'#line 1 "emulator/{REPLACED[name].name}"\n{REPLACED[name].read_text()}'
+    return nvrtc.read_source(name)
+
+
+@functools.cache
+def _library(sources: tuple[str, ...], defines: tuple[tuple[str, int], ...]) -> ctypes.CDLL:
+    text = rewrite("\n".join(_read(name) for name in sources), dict(defines))
+    place = _folder() / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.so"
+    place.with_suffix(".cpp").write_text(text)
+    _compile(*CHECKS, "-shared", str(place.with_suffix(".cpp")), str(_scheduler()), "-o", str(place))
+    return ctypes.CDLL(str(place))
+
+
+def _with_lines(said: str, library: Path) -> str:
+    """The report with each `@address@` replaced by the kernel's lines, innermost first."""
+    return re.sub(r"@(0x[0-9a-f]+)@", lambda found: _line(int(found[1], 16), library), said)
+
+
+def _line(address: int, library: Path) -> str:
+    for mapping in Path("/proc/self/maps").read_text().splitlines():
+        first, _, rest = mapping.partition("-")
+        if mapping.endswith(library.name) and int(first, 16) <= address < int(rest.split()[0], 16):
+            offset = address - int(first, 16) + int(rest.split()[2], 16)
+            break
+    else:
+        return "(outside the kernel)"
+    if shutil.which("addr2line") is None:
+        return f"(offset {offset:#x})"
+    command = ["addr2line", "-i", "-e", str(library), hex(offset - 1)]
+    frames = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
+    lines = [f.split(" (")[0].replace(str(nvrtc.OPS) + "/", "") for f in frames]
+    emulator = ("cuda_emulator.h", "ptx.h", "machine.cuh", "scheduler.cpp", "scheduler.h")
+    own = [line for line in lines if Path(line.split(":")[0]).name not in emulator]
+    return "(" + ", in ".join(own or lines) + ")"

@@ -1,0 +1,236 @@
+// CUDA C++ as this package's kernels write it, for a host compiler. Comes before the kernels' macros (D, E, N, ...),
+// so that nothing here or in the standard headers meets them.
+#pragma once
+#include "scheduler.h"
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline __attribute__((always_inline))
+#define __noinline__ __attribute__((noinline))
+#define __restrict__ __restrict
+#define __align__(bytes) alignas(bytes)
+#define __grid_constant__
+#define __constant__ static const
+#define EMULATED inline __attribute__((always_inline))  // so that a waiting thread's site lies in the kernel
+
+#define threadIdx (emulated::here->thread)
+#define blockIdx (emulated::here->block)
+#define blockDim (emulated::here->block_size)
+#define gridDim (emulated::here->grid_size)
+constexpr int warpSize = 32;
+
+struct alignas(8) float2 {
+    float x, y;
+};
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
+struct alignas(8) int2 {
+    int x, y;
+};
+struct alignas(16) int4 {
+    int x, y, z, w;
+};
+struct alignas(8) uint2 {
+    unsigned x, y;
+};
+struct alignas(16) uint4 {
+    unsigned x, y, z, w;
+};
+EMULATED float2 make_float2(float x, float y) { return {x, y}; }
+EMULATED float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+EMULATED int2 make_int2(int x, int y) { return {x, y}; }
+EMULATED int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
+EMULATED uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
+EMULATED uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+
+namespace emulated {
+template <class To, class From>
+EMULATED To bits(From from) {
+    static_assert(sizeof(To) == sizeof(From), "the same bits as another type");
+    To to;
+    memcpy(&to, &from, sizeof to);
+    return to;
+}
+}  // namespace emulated
+EMULATED float __int_as_float(int v) { return emulated::bits<float>(v); }
+EMULATED float __uint_as_float(unsigned v) { return emulated::bits<float>(v); }
+EMULATED int __float_as_int(float v) { return emulated::bits<int>(v); }
+EMULATED unsigned __float_as_uint(float v) { return emulated::bits<unsigned>(v); }
+EMULATED float rsqrtf(float v) { return 1.f / sqrtf(v); }
+EMULATED float __expf(float v) { return expf(v); }
+EMULATED float __logf(float v) { return logf(v); }
+EMULATED float __fdividef(float a, float b) { return a / b; }
+template <class A, class B>
+EMULATED std::common_type_t<A, B> min(A a, B b) {
+    using T = std::common_type_t<A, B>;
+    return (T)b < (T)a ? (T)b : (T)a;
+}
+template <class A, class B>
+EMULATED std::common_type_t<A, B> max(A a, B b) {
+    using T = std::common_type_t<A, B>;
+    return (T)a < (T)b ? (T)b : (T)a;
+}
+EMULATED int __popc(unsigned v) { return __builtin_popcount(v); }
+EMULATED int __clz(int v) { return v ? __builtin_clz((unsigned)v) : 32; }
+EMULATED int __ffs(int v) { return __builtin_ffs(v); }
+
+// Memory. Every write is seen at once by all; what is tested is the order of events, not of caches.
+template <class T>
+EMULATED T __ldg(const T* p) {
+    return *p;
+}
+template <class T>
+EMULATED T __ldcg(const T* p) {
+    emulated::perhaps_turn();
+    return *p;
+}
+template <class T>
+EMULATED T __ldcs(const T* p) {
+    return *p;
+}
+template <class T>
+EMULATED void __stcg(T* p, T v) {
+    *p = v;
+}
+template <class T>
+EMULATED void __stcs(T* p, T v) {
+    *p = v;
+}
+EMULATED void __threadfence() { emulated::perhaps_turn(); }
+EMULATED void __threadfence_block() { emulated::perhaps_turn(); }
+EMULATED void __nanosleep(unsigned) { emulated::take_turns(); }
+template <class T, class V>
+EMULATED T atomicAdd(T* p, V v) {
+    emulated::take_turns();
+    T old = *p;
+    *p = old + (T)v;
+    return old;
+}
+template <class T, class V>
+EMULATED T atomicMax(T* p, V v) {
+    emulated::take_turns();
+    T old = *p;
+    *p = max(old, (T)v);
+    return old;
+}
+template <class T, class V>
+EMULATED T atomicExch(T* p, V v) {
+    emulated::take_turns();
+    return std::exchange(*p, (T)v);
+}
+template <class T>
+EMULATED T atomicCAS(T* p, T expected, T v) {
+    emulated::take_turns();
+    T old = *p;
+    if (old == expected) *p = v;
+    return old;
+}
+
+// Threads that meet.
+namespace emulated {
+template <class T>
+struct Shuffle {
+    T value;
+    unsigned source;  // a lane, or its own
+};
+// Each lane's value becomes its source's; from a lane outside the mask come bytes of ones, which are NaN.
+template <class T>
+void shuffle_all(void** records, unsigned mask) {
+    T values[32];
+    memset(values, 0xff, sizeof values);
+    for (int lane = 0; lane < 32; lane++)
+        if (mask >> lane & 1) values[lane] = ((Shuffle<T>*)records[lane])->value;
+    for (int lane = 0; lane < 32; lane++)
+        if (mask >> lane & 1) ((Shuffle<T>*)records[lane])->value = values[((Shuffle<T>*)records[lane])->source];
+}
+template <class T>
+EMULATED T shuffle(unsigned mask, T value, unsigned source) {
+    Shuffle<T> record = {value, source};
+    meet("a shuffle", mask, &record, shuffle_all<T>);
+    return record.value;
+}
+EMULATED unsigned lane() { return here->thread.x % 32; }
+struct Vote {
+    bool yes;
+    unsigned all;
+};
+inline void vote_all(void** records, unsigned mask) {
+    unsigned all = 0;
+    for (int lane = 0; lane < 32; lane++)
+        if (mask >> lane & 1 && ((Vote*)records[lane])->yes) all |= 1u << lane;
+    for (int lane = 0; lane < 32; lane++)
+        if (mask >> lane & 1) ((Vote*)records[lane])->all = all;
+}
+inline void nothing(void**, unsigned) {}
+}  // namespace emulated
+template <class T>
+EMULATED T __shfl_sync(unsigned mask, T v, int lane, int width = 32) {
+    unsigned base = emulated::lane() & ~(width - 1u);
+    return emulated::shuffle(mask, v, base + (lane & (width - 1)));
+}
+template <class T>
+EMULATED T __shfl_xor_sync(unsigned mask, T v, int lanes, int width = 32) {
+    unsigned me = emulated::lane(), source = me ^ (unsigned)lanes;
+    return emulated::shuffle(mask, v, source < (me & ~(width - 1u)) + width ? source : me);
+}
+template <class T>
+EMULATED T __shfl_down_sync(unsigned mask, T v, unsigned lanes, int width = 32) {
+    unsigned me = emulated::lane();
+    return emulated::shuffle(mask, v, (me & (width - 1)) + lanes < (unsigned)width ? me + lanes : me);
+}
+template <class T>
+EMULATED T __shfl_up_sync(unsigned mask, T v, unsigned lanes, int width = 32) {
+    unsigned me = emulated::lane();
+    return emulated::shuffle(mask, v, (me & (width - 1)) >= lanes ? me - lanes : me);
+}
+EMULATED unsigned __ballot_sync(unsigned mask, bool yes) {
+    emulated::Vote record = {yes, 0};
+    emulated::meet("a vote", mask, &record, emulated::vote_all);
+    return record.all;
+}
+EMULATED bool __any_sync(unsigned mask, bool yes) { return __ballot_sync(mask, yes) != 0; }
+EMULATED bool __all_sync(unsigned mask, bool yes) { return __ballot_sync(mask, yes) == mask; }
+EMULATED void __syncwarp(unsigned mask = 0xffffffffu) {
+    char record;
+    emulated::meet("__syncwarp", mask, &record, emulated::nothing);
+}
+EMULATED void __syncthreads() { emulated::sync_block(); }
+
+#include "ptx.h"
+
+// How a launch reaches a kernel: its parameters' types are those of the function.
+namespace emulated {
+template <auto KERNEL>
+struct Entry;
+template <class... A, void (*KERNEL)(A...)>
+struct Entry<KERNEL> {
+    template <size_t... I>
+    static void call(void* const* values, std::index_sequence<I...>) {
+        KERNEL(*(const A*)values[I]...);
+    }
+    static void body(void* const* values) { call(values, std::index_sequence_for<A...>()); }
+    static const char* run(const Launch& launch) {
+        static_assert(!(std::is_same_v<A, float> || ...), "Python's floats arrive as double");
+        constexpr size_t sizes[] = {sizeof(A)..., 0};
+        constexpr bool whole[] = {std::is_class_v<A>..., false};
+        if (launch.arguments != sizeof...(A)) return "the kernel takes another number of arguments";
+        for (unsigned i = 0; i < launch.arguments; i++)
+            if (whole[i] ? launch.sizes[i] != sizes[i] : launch.sizes[i] < sizes[i])
+                return "an argument has another size than the kernel's parameter";
+        return emulated::launch(launch, body);
+    }
+};
+}  // namespace emulated
+#define EMULATED_ENTRY(kernel)                                                                          \
+    extern "C" __attribute__((visibility("default"))) const char* emulated_##kernel(                    \
+        const emulated::Launch* launch) {                                                               \
+        return emulated::Entry<kernel>::run(*launch);                                                   \
+    }

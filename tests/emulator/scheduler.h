@@ -1,0 +1,49 @@
+// The threads of an emulated launch: one fiber each, all in one thread of the operating system.
+//
+// What a kernel's builtins are made of. Every function that can wait says `site`, the address that it was called from,
+// so that a report can name the line.
+#pragma once
+#include <cstddef>
+
+#define SITE __builtin_return_address(0)
+
+struct uint3 {
+    unsigned x, y, z;
+};
+
+namespace emulated {
+
+struct Here {  // what one CUDA thread knows about itself
+    uint3 thread, block, block_size, grid_size;
+    char* dynamic_shared;
+};
+extern Here* here;  // of the thread that runs now
+
+struct Launch {
+    unsigned grid[3], threads, shared, arguments;
+    unsigned long long seed;  // 0: threads take turns in order and a copy arrives as late as it can
+    double seconds;           // of processor time before the launch is given up
+    void* const* values;      // where each argument lies
+    const size_t* sizes;
+};
+
+// Runs all blocks; null, or what went wrong.
+const char* launch(const Launch& launch, void (*body)(void* const* values));
+[[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
+
+// All lanes of `mask` hand in a record; the last one calls `combine` with all of them. The same `combine` for all.
+void meet(const char* what, unsigned mask, void* record, void (*combine)(void** records, unsigned mask));
+void sync_block();
+void sync_named(int id, int threads);
+void take_turns();    // lets the others run
+void perhaps_turn();  // the same, now and then
+void* shared_variable(const void* key, size_t bytes);
+
+void barrier_init(unsigned long long* barrier, unsigned arrivals);
+void barrier_arrive(unsigned long long* barrier, unsigned bytes);
+void barrier_wait(unsigned long long* barrier, unsigned parity);
+void bulk_copy(void* shared, const void* global, unsigned bytes, unsigned long long* barrier);
+void grid_arrive(unsigned* counter);
+void grid_wait(const unsigned* counter, unsigned target);
+
+}  // namespace emulated
