@@ -1,5 +1,6 @@
 """`mambabyte bench`: what is reported, and that nothing wrong is timed."""
 
+import dataclasses
 import json
 
 import pytest
@@ -11,6 +12,8 @@ from mambabyte.benchmarking.floors import Work
 from mambabyte.benchmarking.operators import Contestant
 from mambabyte.benchmarking.scan import SCAN, work
 from mambabyte.cli.app import run
+from mambabyte.cli.bench import TABLES, each
+from mambabyte.models import PRESETS
 
 CPU = torch.device("cpu")
 TINY = ["--device", "cpu", "--batch", "2", "--rounds", "2"]
@@ -51,9 +54,35 @@ def test_a_table_for_people(capsys):
 def test_no_figures_for_what_is_wrong(op):
     case = op.inputs(1, 8, 16, device=CPU, dtype=torch.float32)
     wrong = Contestant(lambda **tensors: 1.001 * op.ours.run(**tensors))
-    assert operators.check({"mambabyte": op.ours}, op.reference, case, torch.float32) < 1e-5
+    assert operators.check("mambabyte", op.ours, op.reference, case, torch.float32) < 1e-5
     with pytest.raises(RuntimeError, match="no figures: y of mambabyte deviates"):
-        operators.check({"mambabyte": wrong}, op.reference, case, torch.float32)
+        operators.check("mambabyte", wrong, op.reference, case, torch.float32)
+
+
+def test_a_peer_that_fails_costs_no_figures_of_ours():
+    wrong = Contestant(lambda **case: 2 * CONV.reference.run(**case))
+    other = Contestant(lambda **case: torch.no_such_function(**case))
+    op = dataclasses.replace(CONV, peers=lambda device: {"right": CONV.reference, "wrong": wrong, "other": other})
+    report = operators.bench(op, CPU, torch.float32, batch=1, length=9, channels=8, rounds=2)
+    assert set(report.times) == {"mambabyte", "right"}
+    assert "no figures: y of wrong deviates" in report.failed_peers["wrong"]
+    assert "AttributeError: module 'torch' has no attribute" in report.to_dict()["failed_peers"]["other"]
+    assert "no_such_function" in report.rows()["other"]
+
+
+def test_a_row_that_fails_costs_no_other_row(capsys):
+    row = {"batch": 1, "length": 8, "channels": 8, "dtype": "float32", "rounds": 2}
+    with pytest.raises(RuntimeError, match="1 of 3 shapes failed"):
+        each("conv", CPU, [row, row | {"batch": 1 << 44}, row | {"length": 9}], json=True)
+    first, failing, last = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert (first["shape"]["length"], last["shape"]["length"]) == (8, 9)
+    assert failing["shape"] == {"batch": 1 << 44, "length": 8, "channels": 8}
+    assert "memory" in failing["failed"]
+
+
+def test_the_tables_are_shapes_of_their_ops():
+    assert {"batch": 8, "length": 8191, "channels": 2048} in TABLES["scan"] == TABLES["conv"]
+    assert {row["preset"] for row in TABLES["train"]} <= set(PRESETS)
 
 
 @pytest.mark.parametrize("op", [SCAN, CONV], ids=lambda op: op.name)
@@ -81,6 +110,8 @@ def test_the_counts_are_those_of_docs_kernels():
         (["scan", "--rounds", "1"], "at least 2"),
         (["conv", "--dtype", "int8"], "int8 is for bench decode"),
         (["conv", "--device", "gpu"], "'gpu'"),
+        (["decode", "--table"], "no --table"),
+        (["scan", "--table", "--batch", "2"], "leave out --batch or --table"),
         (["dance"], "dance"),
     ],
 )

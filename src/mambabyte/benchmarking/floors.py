@@ -5,12 +5,13 @@ counts, since a floor is what the machine can do.
 """
 
 import dataclasses
+import functools
 
 import torch
 
 from mambabyte.benchmarking.timing import compare
 
-ROUNDS = 10
+ROUNDS = 20
 COPIED_ON_GPU = 2**30  # bytes: beyond every cache
 LEAST_COPIED = 2**22  # bytes: below that a copy measures the call
 EXPONENTIALS_A_CLOCK = 16  # of one multiprocessor
@@ -42,13 +43,18 @@ def milliseconds(work: Work, device: torch.device) -> float:
 
 def copy_rate(device: torch.device, working_set: int) -> float:
     """Bytes a second, read and written, of a copy: on a CPU, which has large caches, of a working set of that size."""
-    size = COPIED_ON_GPU if device.type == "cuda" else max(LEAST_COPIED, working_set)
+    return _copy_rate(device, COPIED_ON_GPU if device.type == "cuda" else max(LEAST_COPIED, working_set))
+
+
+@functools.cache
+def _copy_rate(device: torch.device, size: int) -> float:
     source = torch.ones(size // 2, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     times = compare({"copy": lambda: target.copy_(source)}, device, ROUNDS)["copy"]
     return 2 * source.numel() / times.fastest * 1e3
 
 
+@functools.cache
 def product_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Floating-point operations a second of a large square matrix product."""
     n = 8192 if device.type == "cuda" else 1024

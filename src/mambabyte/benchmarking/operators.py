@@ -13,6 +13,8 @@ from mambabyte.benchmarking.timing import Call, Times, compare
 
 Case = dict[str, Tensor]
 CHECKED = (2, 200, 64)  # the largest batch, length and channels that are checked: the reference is a slow loop
+# What a package raises that was built for another torch, whose API is another version's, or that wants more memory.
+PEER_ERRORS = (ImportError, AttributeError, TypeError, ValueError, RuntimeError)
 # Norm of the error over the norm of the truth: rounding stays well below, a wrong kernel is far above.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 2e-2}
 
@@ -53,19 +55,33 @@ class Operator:
 def bench(
     op: Operator, device: torch.device, dtype: torch.dtype, *, batch: int, length: int, channels: int, rounds: int
 ) -> Report:
-    """Forward and forward + backward. Raises RuntimeError, before anything is timed, if ours or a peer's is wrong."""
-    contestants = {OURS: op.ours, **op.peers(device)}
+    """Forward and forward + backward. Raises RuntimeError, before anything is timed, if ours is wrong.
+
+    A peer that is wrong or does not run has a sentence instead of times.
+    """
     small = (min(asked, most) for asked, most in zip((batch, length, channels), CHECKED, strict=True))
-    error = check(contestants, op.reference, op.inputs(*small, device=device, dtype=dtype), dtype)
+    little = op.inputs(*small, device=device, dtype=dtype)
+    case = op.inputs(batch, length, channels, device=device, dtype=dtype)
+    error = check(OURS, op.ours, op.reference, little, dtype)
+    contestants, failed = {OURS: op.ours}, {}
+    for name, peer in op.peers(device).items():
+        try:
+            check(name, peer, op.reference, little, dtype)
+            _forward(peer.run, peer.leaves(case))()
+        except PEER_ERRORS as why:
+            failed[name] = sentence(why)
+        else:
+            contestants[name] = peer
     forward, backward = (floors.milliseconds(w, device) for w in op.work(batch * length * channels, dtype))
     return Report(
         op=op.name,
         device=device,
         shape={"batch": batch, "length": length, "channels": channels},
         dtype=str(dtype).removeprefix("torch."),
-        times=race(contestants, op.inputs(batch, length, channels, device=device, dtype=dtype), device, rounds),
+        times=race(contestants, case, device, rounds),
         floor={"forward": forward, "forward_backward": forward + backward},
         error=error,
+        failed_peers=failed,
     )
 
 
@@ -83,21 +99,23 @@ def deviation(contestant: Contestant, reference: Contestant, case: Case) -> dict
     return {name: float((found[name].double() - t).norm() / t.norm()) for name, t in truth.items()}
 
 
-def check(contestants: Mapping[str, Contestant], reference: Contestant, case: Case, dtype: torch.dtype) -> float:
-    """The largest deviation of ours. Raises RuntimeError naming the contestant and the tensor that are wrong."""
-    largest = {}
-    for name, contestant in contestants.items():
-        errors = deviation(contestant, reference, case)
-        for tensor, error in errors.items():
-            expect(error, TOLERANCE[dtype], f"{tensor} of {name}")
-        largest[name] = max(errors.values())
-    return largest[OURS]
+def check(name: str, contestant: Contestant, reference: Contestant, case: Case, dtype: torch.dtype) -> float:
+    """The largest deviation of a contestant. Raises RuntimeError naming it and the tensor that is wrong."""
+    errors = deviation(contestant, reference, case)
+    for tensor, error in errors.items():
+        expect(error, TOLERANCE[dtype], f"{tensor} of {name}")
+    return max(errors.values())
 
 
 def expect(error: float, tolerance: float, what: str) -> None:
     """Raises RuntimeError unless the error is within the tolerance: figures of something wrong are worth nothing."""
     if not error <= tolerance:
         raise RuntimeError(f"no figures: {what} deviates from the reference by {error:.1e}, more than {tolerance:.0e}")
+
+
+def sentence(error: BaseException) -> str:
+    """The kind of an error and the first line of what it says."""
+    return f"{type(error).__name__}: {str(error).strip() or 'no reason given'}".splitlines()[0]
 
 
 def race(

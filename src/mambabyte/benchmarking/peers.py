@@ -4,10 +4,11 @@ On a GPU mamba-ssm and causal-conv1d (https://github.com/state-spaces/mamba), on
 where it is installed: transformers' own loop is quadratic in the length when it is differentiated.
 """
 
+import functools
 import importlib.util
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +32,7 @@ def scans(device: torch.device) -> dict[str, Contestant]:
     if device.type == "cuda":
         if not present("mamba_ssm", "selective_scan_cuda"):
             return {}
-        selective_scan_fn = import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn
-        return {MAMBA_SSM: Contestant(channels_first(selective_scan_fn), time_last=True)}
+        return {MAMBA_SSM: Contestant(channels_first(_mamba_ssm_scan), time_last=True)}
     if not present("transformers"):
         return {}
     from transformers.models.mamba.modeling_mamba import mamba_selective_scan
@@ -42,6 +42,11 @@ def scans(device: torch.device) -> dict[str, Contestant]:
         return {TRANSFORMERS: loop}
     parallel = _widened(channels_first(mamba_selective_scan, use_mambapy=True))
     return {MAMBAPY: Contestant(parallel, time_last=True), TRANSFORMERS: loop}
+
+
+def _mamba_ssm_scan(*tensors: Tensor | None, delta_softplus: bool) -> Tensor:
+    scan = import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn
+    return cast("Tensor", scan(*tensors, delta_softplus=delta_softplus))
 
 
 def channels_first(scan: Callable[..., Tensor], **options: bool) -> Callable[..., Tensor]:
@@ -72,17 +77,18 @@ def _widened(scan: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def convolutions(device: torch.device) -> dict[str, Contestant]:
-    """Causal convolutions with bias and SiLU, by name."""
+    """Causal convolutions with bias and SiLU, by name; causal-conv1d has kernels for either layout."""
     if device.type != "cuda":
         return {"torch conv1d": Contestant(_torch_conv, time_last=True)}
     if not present("causal_conv1d", "causal_conv1d_cuda"):
         return {}
-    causal_conv1d_fn = import_module("causal_conv1d").causal_conv1d_fn
+    time_last = Contestant(_causal_conv1d, time_last=True)
+    return {"causal-conv1d": time_last, "causal-conv1d, channels last": Contestant(_causal_conv1d)}
 
-    def run(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return causal_conv1d_fn(x.mT, weight.to(x.dtype), bias.to(x.dtype), activation="silu").mT
 
-    return {"causal-conv1d": Contestant(run, time_last=True)}
+def _causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    convolve = import_module("causal_conv1d").causal_conv1d_fn
+    return cast("Tensor", convolve(x.mT, weight, bias, activation="silu").mT)
 
 
 def _torch_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -92,17 +98,21 @@ def _torch_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.silu(y[..., : x.shape[1]]).mT
 
 
-def model(ours: ByteLM) -> dict[str, nn.Module]:
-    """A peer's model with the weights of ours, by name: it maps ids (batch, length) to an output with `.logits`.
+def models(ours: ByteLM) -> dict[str, Callable[[], nn.Module]]:
+    """By name, what builds a peer's model with the weights of ours: from ids (batch, length) to an output's `.logits`.
 
     Empty where no peer is installed or can express the architecture.
     """
-    device = ours.embedding.weight.device
-    if device.type == "cuda":
+    if ours.embedding.weight.device.type == "cuda":
         usable = present("mamba_ssm", "selective_scan_cuda") and mamba_ssm_layout.why_not(ours.config) is None
-        return {MAMBA_SSM: _mamba_ssm(ours)} if usable else {}
+        return {MAMBA_SSM: functools.partial(_mamba_ssm, ours)} if usable else {}
     usable = present("transformers", "mambapy") and hf_layout.why_not(ours.config) is None
-    return {MAMBAPY: transformers(ours)} if usable else {}
+    return {MAMBAPY: functools.partial(transformers, ours)} if usable else {}
+
+
+def model(ours: ByteLM) -> dict[str, nn.Module]:
+    """`models`, built."""
+    return {name: build() for name, build in models(ours).items()}
 
 
 def transformers(ours: ByteLM) -> nn.Module:

@@ -19,7 +19,9 @@ DIGITS = 4
 class Report:
     """`times` by contestant (ours is "mambabyte") and direction; `floor` milliseconds by direction.
 
-    `error` is the largest deviation of ours from the reference, as a norm relative to that of the truth.
+    `error` is the largest deviation of ours from the reference, as a norm relative to that of the truth. `peak_gib` is
+    the memory that a contestant took at its peak. `failed_peers` says of
+    peers without times why they have none.
     """
 
     op: str
@@ -29,7 +31,8 @@ class Report:
     times: Mapping[str, Mapping[str, Times]]
     floor: Mapping[str, float]
     error: float
-    peak_gib: float | None = None
+    peak_gib: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    failed_peers: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values; `ratio` is ours over the floor, a peer's `ratio` its time over ours."""
@@ -43,9 +46,10 @@ class Report:
             **_plain(ours),
             "floor": {k: _round(v) for k, v in self.floor.items()},
             "ratio": {k: _round(ours[k].milliseconds / v) for k, v in self.floor.items()},
-            "peers": {name: _peer(times, ours) for name, times in self.times.items() if name != OURS},
+            "peers": {name: self._peer(name) for name in self.times if name != OURS},
+            "failed_peers": dict(self.failed_peers) or None,
             "error": float(f"{self.error:.2g}"),
-            "peak_gib": None if self.peak_gib is None else _round(self.peak_gib),
+            "peak_gib": self._peak(OURS),
             "torch": torch.__version__,
             "commit": commit(),
         }
@@ -65,9 +69,19 @@ class Report:
         for name, peer in found["peers"].items():
             slower = (f"{ms:.4g} ms ({peer['ratio'][d]:.3g} times ours)" for d, ms in peer["milliseconds"].items())
             rows[name] = ", ".join(slower)
-        if self.peak_gib is not None:
-            rows["peak memory"] = f"{self.peak_gib:.2f} GiB"
+        rows |= {name: f"no figures: {why}" for name, why in self.failed_peers.items()}
+        if self.peak_gib:
+            rows["peak memory"] = ", ".join(f"{name} {gib:.2f} GiB" for name, gib in self.peak_gib.items())
         return rows
+
+    def _peer(self, name: str) -> dict[str, Any]:
+        times, ours = self.times[name], self.times[OURS]
+        found = _plain(times) | {"ratio": {d: _round(t.milliseconds / ours[d].milliseconds) for d, t in times.items()}}
+        peak = self._peak(name)
+        return found if peak is None else found | {"peak_gib": peak}
+
+    def _peak(self, name: str) -> float | None:
+        return _round(self.peak_gib[name]) if name in self.peak_gib else None
 
 
 def device_name(device: torch.device) -> str:
@@ -100,10 +114,6 @@ def _plain(times: Mapping[str, Times]) -> dict[str, Any]:
     }
     cpu = {d: _round(t.cpu_milliseconds) for d, t in times.items() if t.cpu_milliseconds is not None}
     return found | ({"cpu_milliseconds": cpu} if cpu else {})
-
-
-def _peer(times: Mapping[str, Times], ours: Mapping[str, Times]) -> dict[str, Any]:
-    return _plain(times) | {"ratio": {d: _round(t.milliseconds / ours[d].milliseconds) for d, t in times.items()}}
 
 
 def _round(value: float) -> float:

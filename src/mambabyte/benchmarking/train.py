@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from mambabyte.benchmarking import conv, floors, peers, scan
 from mambabyte.benchmarking.floors import Work
-from mambabyte.benchmarking.operators import expect
+from mambabyte.benchmarking.operators import PEER_ERRORS, expect, sentence
 from mambabyte.benchmarking.report import OURS, Report
 from mambabyte.benchmarking.timing import compare
 from mambabyte.models import ByteLM
@@ -42,19 +42,26 @@ class Step:
 
 
 def bench(device: torch.device, dtype: torch.dtype, *, preset: str, batch: int, length: int, rounds: int) -> Report:
-    """Step of a preset over float32 masters, activations in `dtype`. Raises RuntimeError if gradients are wrong."""
+    """Step of a preset over float32 masters, activations in `dtype`. Raises RuntimeError if gradients are wrong.
+
+    A peer that is wrong or does not run has a sentence instead of times.
+    """
+    held = held_bytes(device)
     model = build(preset, device, dtype)
     error = deviation(model)
     expect(error, TOLERANCE[dtype], f"the gradient of {preset}")
-    steps = {OURS: Step(model, ours(model), random_bytes(batch, length + 1, device))}
-    peak = _peak_gib(steps[OURS]) if device.type == "cuda" else None  # before a peer takes memory
-    for name, peer in peers.model(model).items():
-        loss = theirs(peer, dtype)
-        small = random_bytes(*CHECKED, device)
-        with torch.no_grad():
-            apart = _apart(loss(small, small), ours(model)(small, small))
-        expect(apart, TOLERANCE[dtype], f"the loss of {name}")
-        steps[name] = Step(peer.train(), loss, random_bytes(batch, length + 1, device))
+    ids = random_bytes(batch, length + 1, device)
+    steps, failed = {OURS: Step(model, ours(model), ids)}, {}
+    peaks = {OURS: peak_gib(steps[OURS], device, held)}
+    for name, make in peers.models(model).items():
+        held = held_bytes(device)
+        try:
+            step = rival(name, make(), model, dtype, ids)
+            peaks[name] = peak_gib(step, device, held)
+        except PEER_ERRORS as why:
+            failed[name] = sentence(why)
+        else:
+            steps[name] = step
     times = compare(steps, device, rounds)
     return Report(
         op="train",
@@ -64,8 +71,18 @@ def bench(device: torch.device, dtype: torch.dtype, *, preset: str, batch: int, 
         times={name: {"step": found} for name, found in times.items()},
         floor={"step": floor(model, batch * length, device, dtype)},
         error=error,
-        peak_gib=peak,
+        peak_gib={name: peak for name, peak in peaks.items() if peak is not None},
+        failed_peers=failed,
     )
+
+
+def rival(name: str, peer: nn.Module, model: ByteLM, dtype: torch.dtype, ids: Tensor) -> Step:
+    """The step of a peer that has the weights of `model`. Raises RuntimeError if its loss is another one."""
+    loss, small = theirs(peer, dtype), random_bytes(*CHECKED, ids.device)
+    with torch.no_grad():
+        apart = _apart(loss(small, small), ours(model)(small, small))
+    expect(apart, TOLERANCE[dtype], f"the loss of {name}")
+    return Step(peer.train(), loss, ids)
 
 
 def build(preset: str, device: torch.device, dtype: torch.dtype) -> ByteLM:
@@ -136,8 +153,16 @@ def floor(model: ByteLM, positions: int, device: torch.device, dtype: torch.dtyp
     return total + floors.milliseconds(Work(OPTIMISER_BYTES * parameters), device)
 
 
-def _peak_gib(step: Step) -> float:
+def held_bytes(device: torch.device) -> int:
+    """Bytes of a GPU that tensors take now; 0 on a CPU, where nobody counts them."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+
+
+def peak_gib(step: Step, device: torch.device, held: int) -> float | None:
+    """What a GPU holds at the peak of a second step beyond `held` bytes: weights and moments too. None on a CPU."""
+    if device.type != "cuda":
+        return None
     step()
-    torch.cuda.reset_peak_memory_stats()
+    torch.cuda.reset_peak_memory_stats(device)
     step()
-    return torch.cuda.max_memory_allocated() / 2**30
+    return (torch.cuda.max_memory_allocated(device) - held) / 2**30
