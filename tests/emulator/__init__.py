@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,10 @@ def why_not() -> str | None:
     return None
 
 
+class _Memory(ctypes.Structure):
+    _fields_ = (("first", ctypes.c_void_p), ("bytes", ctypes.c_size_t))
+
+
 class _Launch(ctypes.Structure):
     _fields_ = (
         ("grid", ctypes.c_uint * 3),
@@ -55,6 +59,9 @@ class _Launch(ctypes.Structure):
         ("seconds", ctypes.c_double),
         ("values", ctypes.POINTER(ctypes.c_void_p)),
         ("sizes", ctypes.POINTER(ctypes.c_size_t)),
+        ("memory", ctypes.POINTER(_Memory)),
+        ("memories", ctypes.c_size_t),
+        ("ordered", ctypes.c_uint),
     )
 
 
@@ -72,13 +79,17 @@ class Emulated:
         shared: int = 0,
         seed: int = 0,
         seconds: float = 60.0,
+        races: bool = False,
+        memory: Iterable[Tensor] | None = None,
     ) -> None:
         """Run the kernel to its end; arguments as for `nvrtc.Kernel`, structs by value as bytes or ctypes structures.
 
         Seed 0 runs threads in order and completes asynchronous copies as late as possible; others shuffle both.
+        With `races`, some ten times slower, every access to memory is checked: against those of other threads that no
+        barrier orders, and against the extent of the arguments' tensors or, where structs hold pointers, of `memory`.
         Raises EmulationError for what the kernel does wrong, or after `seconds` of processor time.
         """
-        library = _library(self.sources, self.defines)
+        library = _library(self.sources, self.defines, races)
         if not hasattr(library, f"emulated_{self.name}"):
             raise ValueError(f'{", ".join(self.sources)} have no extern "C" __global__ void {self.name}')
         entry = getattr(library, f"emulated_{self.name}")
@@ -87,7 +98,11 @@ class Emulated:
         values = (ctypes.c_void_p * len(buffers))(*(ctypes.addressof(b) for b in buffers))
         sizes = (ctypes.c_size_t * len(buffers))(*(ctypes.sizeof(b) for b in buffers))
         grid = (ctypes.c_uint * 3)(*grid, *(1,) * (3 - len(grid)))
-        launch = _Launch(grid, threads, shared, len(buffers), seed, seconds, values, sizes)
+        known = _extents(arguments, memory)
+        extents = None if known is None else (_Memory * len(known))(*known)
+        launch = _Launch(
+            *(grid, threads, shared, len(buffers), seed, seconds, values, sizes, extents, len(known or ()), races)
+        )
         said = entry(ctypes.byref(launch))
         if said is not None:
             raise EmulationError(f"{self.name}: {_with_lines(said.decode(), Path(library._name))}")
@@ -122,6 +137,14 @@ def _buffer(argument: Tensor | int | float | bytes | ctypes.Structure | None) ->
     return ctypes.c_longlong(argument)
 
 
+def _extents(arguments: tuple[Any, ...], memory: Iterable[Tensor] | None) -> list[tuple[int, int]] | None:
+    """Where the storages of the tensors lie; None when pointers in structs may lead anywhere."""
+    if memory is None and any(isinstance(a, bytes | ctypes.Structure) for a in arguments):
+        return None
+    tensors = [a for a in (*arguments, *(memory or ())) if isinstance(a, Tensor)]
+    return [(s.data_ptr(), s.nbytes()) for s in (t.untyped_storage() for t in tensors)]
+
+
 @functools.cache
 def _temporary() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="mambabyte-emulator-")
@@ -138,10 +161,13 @@ def _compile(*arguments: str) -> None:
 
 
 @functools.cache
-def _scheduler() -> Path:
-    place = _folder() / "scheduler.o"
-    _compile("-O2", "-c", str(HERE / "scheduler.cpp"), "-o", str(place))
-    return place
+def _runtime() -> tuple[str, ...]:
+    """The emulator's own objects."""
+    objects = []
+    for source in sorted(HERE.glob("*.cpp")):
+        objects.append(str(_folder() / f"{source.stem}.o"))
+        _compile("-O2", "-c", str(source), "-o", objects[-1])
+    return tuple(objects)
 
 
 def _read(name: str) -> str:
@@ -151,11 +177,13 @@ def _read(name: str) -> str:
 
 
 @functools.cache
-def _library(sources: tuple[str, ...], defines: tuple[tuple[str, int], ...]) -> ctypes.CDLL:
+def _library(sources: tuple[str, ...], defines: tuple[tuple[str, int], ...], races: bool) -> ctypes.CDLL:
     text = rewrite("\n".join(_read(name) for name in sources), dict(defines))
-    place = _folder() / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.so"
+    flags = (*CHECKS, "-fsanitize=thread") if races else CHECKS
+    place = _folder() / f"{hashlib.sha256((text + str(flags)).encode()).hexdigest()[:16]}.so"
     place.with_suffix(".cpp").write_text(text)
-    _compile(*CHECKS, "-shared", str(place.with_suffix(".cpp")), str(_scheduler()), "-o", str(place))
+    _compile(*flags, "-c", str(place.with_suffix(".cpp")), "-o", str(place.with_suffix(".o")))
+    _compile("-shared", str(place.with_suffix(".o")), *_runtime(), "-o", str(place))
     return ctypes.CDLL(str(place))
 
 
@@ -177,6 +205,6 @@ def _line(address: int, library: Path) -> str:
     command = ["addr2line", "-i", "-e", str(library), hex(offset - 1)]
     frames = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
     lines = [f.split(" (")[0].replace(str(nvrtc.OPS) + "/", "") for f in frames]
-    emulator = ("cuda_emulator.h", "ptx.h", "machine.cuh", "scheduler.cpp", "scheduler.h")
+    emulator = {path.name for path in HERE.iterdir()}
     own = [line for line in lines if Path(line.split(":")[0]).name not in emulator]
     return "(" + ", in ".join(own or lines) + ")"

@@ -107,31 +107,31 @@ EMULATED void __stcs(T* p, T v) {
 EMULATED void __threadfence() { emulated::perhaps_turn(); }
 EMULATED void __threadfence_block() { emulated::perhaps_turn(); }
 EMULATED void __nanosleep(unsigned) { emulated::take_turns(); }
+namespace emulated {
+// Not to be seen by -fsanitize=thread: atomic operations do not race with each other.
+template <class T, class F>
+__attribute__((noinline, no_sanitize_thread)) T change(T* p, F f) {
+    atomic(p);
+    T old = *p;
+    *p = f(old);
+    return old;
+}
+}  // namespace emulated
 template <class T, class V>
 EMULATED T atomicAdd(T* p, V v) {
-    emulated::take_turns();
-    T old = *p;
-    *p = old + (T)v;
-    return old;
+    return emulated::change(p, [=](T old) { return (T)(old + (T)v); });
 }
 template <class T, class V>
 EMULATED T atomicMax(T* p, V v) {
-    emulated::take_turns();
-    T old = *p;
-    *p = max(old, (T)v);
-    return old;
+    return emulated::change(p, [=](T old) { return max(old, (T)v); });
 }
 template <class T, class V>
 EMULATED T atomicExch(T* p, V v) {
-    emulated::take_turns();
-    return std::exchange(*p, (T)v);
+    return emulated::change(p, [=](T) { return (T)v; });
 }
 template <class T>
 EMULATED T atomicCAS(T* p, T expected, T v) {
-    emulated::take_turns();
-    T old = *p;
-    if (old == expected) *p = v;
-    return old;
+    return emulated::change(p, [=](T old) { return old == expected ? v : old; });
 }
 
 // Threads that meet.
@@ -154,7 +154,7 @@ void shuffle_all(void** records, unsigned mask) {
 template <class T>
 EMULATED T shuffle(unsigned mask, T value, unsigned source) {
     Shuffle<T> record = {value, source};
-    meet("a shuffle", mask, &record, shuffle_all<T>);
+    meet("a shuffle", false, mask, &record, shuffle_all<T>);
     return record.value;
 }
 EMULATED unsigned lane() { return here->thread.x % 32; }
@@ -193,14 +193,14 @@ EMULATED T __shfl_up_sync(unsigned mask, T v, unsigned lanes, int width = 32) {
 }
 EMULATED unsigned __ballot_sync(unsigned mask, bool yes) {
     emulated::Vote record = {yes, 0};
-    emulated::meet("a vote", mask, &record, emulated::vote_all);
+    emulated::meet("a vote", false, mask, &record, emulated::vote_all);
     return record.all;
 }
 EMULATED bool __any_sync(unsigned mask, bool yes) { return __ballot_sync(mask, yes) != 0; }
 EMULATED bool __all_sync(unsigned mask, bool yes) { return __ballot_sync(mask, yes) == mask; }
 EMULATED void __syncwarp(unsigned mask = 0xffffffffu) {
     char record;
-    emulated::meet("__syncwarp", mask, &record, emulated::nothing);
+    emulated::meet("__syncwarp", true, mask, &record, emulated::nothing);
 }
 EMULATED void __syncthreads() { emulated::sync_block(); }
 
@@ -213,7 +213,7 @@ struct Entry;
 template <class... A, void (*KERNEL)(A...)>
 struct Entry<KERNEL> {
     template <size_t... I>
-    static void call(void* const* values, std::index_sequence<I...>) {
+    __attribute__((no_sanitize_thread)) static void call(void* const* values, std::index_sequence<I...>) {
         KERNEL(*(const A*)values[I]...);
     }
     static void body(void* const* values) { call(values, std::index_sequence_for<A...>()); }

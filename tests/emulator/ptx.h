@@ -71,7 +71,7 @@ void multiply_all(void** records, unsigned) {
 }
 template <class Layout>
 EMULATED void multiply(Product& record) {
-    meet("a matrix product", 0xffffffffu, &record, multiply_all<Layout>);
+    meet("a matrix product", false, 0xffffffffu, &record, multiply_all<Layout>);
 }
 using Bf16 = Pairs<from_bf16>;
 using F16 = Pairs<from_f16>;

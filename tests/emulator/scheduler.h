@@ -1,7 +1,7 @@
 // The threads of an emulated launch: one fiber each, all in one thread of the operating system.
 //
-// What a kernel's builtins are made of. Every function that can wait says `site`, the address that it was called from,
-// so that a report can name the line.
+// What a kernel's builtins are made of. Every function that can wait or fail takes note of where it was called from, so
+// that a report can name the line.
 #pragma once
 #include <cstddef>
 
@@ -19,12 +19,19 @@ struct Here {  // what one CUDA thread knows about itself
 };
 extern Here* here;  // of the thread that runs now
 
+struct Memory {
+    const char* first;
+    size_t bytes;
+};
 struct Launch {
     unsigned grid[3], threads, shared, arguments;
     unsigned long long seed;  // 0: threads take turns in order and a copy arrives as late as it can
     double seconds;           // of processor time before the launch is given up
     void* const* values;      // where each argument lies
     const size_t* sizes;
+    const Memory* memory;  // all that the kernel may touch; null: anything
+    size_t memories;
+    unsigned ordered;  // whether races are looked for, in a kernel compiled with -fsanitize=thread
 };
 
 // Runs all blocks; null, or what went wrong.
@@ -32,11 +39,13 @@ const char* launch(const Launch& launch, void (*body)(void* const* values));
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
 // All lanes of `mask` hand in a record; the last one calls `combine` with all of them. The same `combine` for all.
-void meet(const char* what, unsigned mask, void* record, void (*combine)(void** records, unsigned mask));
+// `orders`: what a lane did before is seen by the others after.
+void meet(const char* what, bool orders, unsigned mask, void* record, void (*combine)(void** records, unsigned mask));
 void sync_block();
 void sync_named(int id, int threads);
-void take_turns();    // lets the others run
-void perhaps_turn();  // the same, now and then
+void take_turns();                // lets the others run
+void perhaps_turn();              // the same, now and then
+void atomic(const void* address); // before one of a thread's atomic operations
 void* shared_variable(const void* key, size_t bytes);
 
 void barrier_init(unsigned long long* barrier, unsigned arrivals);

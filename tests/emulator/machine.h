@@ -1,0 +1,127 @@
+// What the emulator knows of a launch while it runs: blocks, threads and what they wait for.
+#pragma once
+#include "scheduler.h"
+
+#include <csetjmp>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+// Saves what a called function must preserve, then continues on the other stack.
+extern "C" void emulated_switch(void** save, void* to) __attribute__((visibility("hidden")));
+
+namespace emulated {
+
+constexpr size_t PAGE = 4096, STACK = 64 * 1024;
+constexpr unsigned RESIDENT = 8192;  // threads alive at once; later blocks start as earlier ones end
+constexpr int NAMED = 16;            // barriers of a block
+constexpr unsigned char UNWRITTEN = 0xff, FENCE = 0xa5;
+
+// Vector clocks: component i is the last event of timeline i (a thread's, or an mbarrier's) known to have happened.
+using Clock = std::vector<unsigned>;
+
+struct Block;
+struct Thread : Here {  // lies at the top of its own stack
+    void* stack_pointer;
+    char* stack;
+    Block* home;
+    unsigned index;     // in the block
+    unsigned timeline;  // its component of the clocks
+    Clock seen;
+    const char* waits;  // what for; null while it can run
+    const void* site;
+    unsigned detail[2];
+    const unsigned* counter;  // of a grid barrier
+    unsigned mask;            // of a warp's meeting
+    void* record;
+    void (*combine)(void**, unsigned);
+    bool ended;
+};
+struct Barrier {  // in shared memory, see PTX mbarrier
+    unsigned expected, pending, phase;
+    long long bytes;
+    unsigned timeline, completed;
+    Clock gathered, done;
+    std::vector<Thread*> waiting;
+};
+struct Named {
+    unsigned expected = 0;
+    std::vector<Thread*> waiting;
+};
+struct Block {
+    unsigned number, live;
+    std::vector<Thread*> threads;
+    Named named[NAMED];
+    std::map<unsigned long long*, Barrier> barriers;
+    std::map<const void*, std::vector<char>> variables;
+    char *map, *shared;
+    size_t map_bytes, shared_bytes;
+    int copies;
+};
+struct Copy {
+    Block* home;
+    void* to;
+    const void* from;
+    unsigned bytes;
+    unsigned long long* barrier;
+};
+
+struct Machine {
+    const Launch* launch;
+    void (*body)(void* const*);
+    void* stack_pointer;
+    std::vector<Thread*> ready;
+    size_t next;  // the first of `ready` that has not run
+    std::vector<Thread*> counting;
+    std::vector<Copy> copies;
+    std::vector<Block*> blocks;
+    std::vector<char*> stacks;
+    unsigned long long random;
+    unsigned spins, turns;
+    std::string said;
+    bool failed;
+    sigjmp_buf escape;
+};
+extern Machine* machine;
+
+inline Thread* current() { return static_cast<Thread*>(here); }
+unsigned roll(unsigned below);
+void wake(Thread* thread);
+void wake(std::vector<Thread*>& threads);
+void leave();  // to the scheduler, until this thread is woken
+void wait(const char* what, const void* site, unsigned a = 0, unsigned b = 0);
+bool reached(const unsigned* counter, unsigned target);
+void look_at_counters();
+void say(const char* format, ...) __attribute__((format(printf, 1, 2)));
+void report_waiting();
+void flip_if_complete(Barrier& barrier);
+
+// What happened before what, and the races that follow (races.cpp); all do nothing in a launch that does not ask.
+namespace order {
+void begin(char* stacks, size_t bytes);
+void end();
+void start_thread(Thread& thread);
+void start_barrier(Barrier& barrier);
+void meet(Thread* const* threads, size_t count);
+void release(Clock& to);
+void acquire(const Clock& from);
+void release(const void* address);
+void acquire(const void* address);
+void complete(Barrier& barrier);
+void copy(void* shared, const void* global, unsigned bytes, const Barrier& barrier, const void* site);
+void forget(const void* memory, size_t bytes);
+}  // namespace order
+
+class Signals {  // faults and the watchdog become a report while this lives (faults.cpp)
+   public:
+    explicit Signals(double seconds);
+    ~Signals();
+    void explain(int number) const;
+
+   private:
+    struct State;
+    State* state;
+};
+
+}  // namespace emulated

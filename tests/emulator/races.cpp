@@ -1,0 +1,228 @@
+// Races and accesses outside of the launch's memory, found from the reads and writes that the compiler reports.
+//
+// -fsanitize=thread makes the compiler call a function before every access to memory; here they are. An access races
+// with an earlier one of another thread, one of them a write, unless a barrier lies between: each thread has a vector
+// clock (the last event of every other thread that it knows to have happened), each two bytes of memory remember their
+// last write and some of the reads since. https://research.google/pubs/fasttrack (the same idea in full)
+#include "machine.h"
+
+#include <cstring>
+#include <unordered_map>
+
+extern "C" {
+extern char __ehdr_start __attribute__((visibility("hidden")));  // of this library, from the linker
+extern char _end __attribute__((visibility("hidden")));
+}
+
+namespace emulated::order {
+namespace {
+
+struct Event {
+    unsigned timeline, time;  // time 0: none
+    const void* site;
+};
+struct Cell {
+    Event write, reads[3];
+};
+constexpr unsigned GRAIN = 2, CELLS = PAGE / GRAIN;
+
+char* stacks;
+size_t stack_bytes;
+std::unordered_map<uintptr_t, Cell*> pages;
+std::unordered_map<const void*, Clock> counters;
+std::vector<unsigned> times;    // by timeline
+std::vector<uint64_t> owners;   // block << 32 | thread; all ones: an mbarrier
+constexpr uint64_t A_BARRIER = ~0ull;
+bool active() { return machine->launch->ordered; }
+
+void join(Clock& to, const Clock& from) {
+    if (to.size() < from.size()) to.resize(from.size());
+    for (size_t i = 0; i < from.size(); i++) to[i] = to[i] < from[i] ? from[i] : to[i];
+}
+unsigned new_timeline(uint64_t owner) {
+    times.push_back(1);
+    owners.push_back(owner);
+    return (unsigned)times.size() - 1;
+}
+void tick(Thread& thread) { thread.seen[thread.timeline] = ++times[thread.timeline]; }
+bool before(const Event& event, const Thread& me) {
+    if (event.time == 0 || event.timeline == me.timeline) return true;
+    return event.timeline < me.seen.size() && me.seen[event.timeline] >= event.time;
+}
+
+Cell* cells(uintptr_t page) {
+    static uintptr_t last_page;
+    static Cell* last;
+    static std::unordered_map<uintptr_t, Cell*>* of;
+    if (last && last_page == page && of == &pages && pages.size()) return last;
+    Cell*& found = pages[page];
+    if (!found) found = new Cell[CELLS]();
+    last_page = page, last = found, of = &pages;
+    return found;
+}
+
+void describe(const Thread& me, const char* address) {
+    ptrdiff_t offset = address - me.home->shared;
+    if (offset >= 0 && offset < (ptrdiff_t)me.home->shared_bytes)
+        return say("byte %td of the dynamic shared memory", offset);
+    for (auto& [key, place] : me.home->variables)
+        if (address >= place.data() && address < place.data() + place.size()) {
+            uintptr_t first = ((uintptr_t)place.data() + 127) / 128 * 128;
+            return say("byte %td of a __shared__ variable", address - (char*)first);
+        }
+    const Launch& launch = *machine->launch;
+    for (size_t i = 0; i < launch.memories; i++)
+        if (address >= launch.memory[i].first && address < launch.memory[i].first + launch.memory[i].bytes)
+            return say("byte %td of tensor %zu", address - launch.memory[i].first, i);
+    say("address %p", (const void*)address);
+}
+
+[[noreturn]] void report(Thread& me, const char* address, bool write, const Event& other, bool other_wrote,
+                         const void* site) {
+    say("race: ");
+    describe(me, address);
+    say(" %s by block %u, thread %u @%p@ and %s", write ? "written" : "read", me.home->number, me.index, site,
+        other_wrote ? "written" : "read");
+    if (owners[other.timeline] == A_BARRIER) say(" by an asynchronous copy");
+    else say(" by block %u, thread %u", (unsigned)(owners[other.timeline] >> 32), (unsigned)owners[other.timeline]);
+    say(" @%p@, and nothing orders the two", other.site);
+    machine->failed = true;
+    siglongjmp(machine->escape, -1);
+}
+
+void check_bounds(Thread& me, const char* address, size_t bytes, bool write, const void* site) {
+    const Launch& launch = *machine->launch;
+    if (!launch.memory) return;
+    for (size_t i = 0; i < launch.memories; i++) {
+        const Memory& m = launch.memory[i];
+        if (address >= m.first && address + bytes <= m.first + m.bytes) return;
+    }
+    for (auto& [key, place] : me.home->variables)
+        if (address >= place.data() && address < place.data() + place.size()) return;
+    me.site = site;
+    const Memory* near = nullptr;
+    for (size_t i = 0; i < launch.memories; i++)
+        if (launch.memory[i].first <= address && (!near || near->first < launch.memory[i].first))
+            near = &launch.memory[i];
+    if (near)
+        fail("%zu bytes %s outside the tensors of the launch, nearest tensor %td: byte %td of %zu", bytes,
+             write ? "written" : "read", near - launch.memory, address - near->first, near->bytes);
+    fail("%zu bytes %s outside the tensors of the launch", bytes, write ? "written" : "read");
+}
+
+void access_cells(Thread& me, const char* address, size_t bytes, bool write, const Event& now) {
+    for (uintptr_t grain = (uintptr_t)address / GRAIN; grain <= ((uintptr_t)address + bytes - 1) / GRAIN; grain++) {
+        Cell& cell = cells(grain / CELLS)[grain % CELLS];
+        const char* place = (const char*)(grain * GRAIN);
+        if (!before(cell.write, me)) report(me, place, write, cell.write, true, now.site);
+        if (write) {
+            for (Event& read : cell.reads)
+                if (!before(read, me)) report(me, place, true, read, false, now.site);
+            cell = Cell();
+            cell.write = now;
+            continue;
+        }
+        Event* free = &cell.reads[(grain + now.time + now.timeline) % 3];
+        for (Event& read : cell.reads)
+            if (before(read, me)) free = &read;
+        *free = now;
+    }
+}
+
+void access(const void* address, size_t bytes, bool write, const void* site) {
+    if (here == nullptr || (uintptr_t)address - (uintptr_t)stacks < stack_bytes) return;
+    if (address >= (void*)&__ehdr_start && address < (void*)&_end) return;
+    Thread& me = *current();
+    const char* place = (const char*)address;
+    if (place < me.home->shared || place + bytes > me.home->shared + me.home->shared_bytes)
+        check_bounds(me, place, bytes, write, site);
+    access_cells(me, place, bytes, write, {me.timeline, times[me.timeline], site});
+}
+
+}  // namespace
+
+void begin(char* from, size_t bytes) { stacks = from, stack_bytes = bytes; }
+void end() {
+    for (auto& [page, cells] : pages) delete[] cells;
+    pages.clear(), counters.clear(), times.clear(), owners.clear();
+}
+void start_thread(Thread& thread) {
+    if (!active()) return;
+    thread.timeline = new_timeline((uint64_t)thread.home->number << 32 | thread.index);
+    thread.seen.resize(thread.timeline + 1);
+    thread.seen[thread.timeline] = 1;
+}
+void start_barrier(Barrier& barrier) {
+    if (active()) barrier.timeline = new_timeline(A_BARRIER);
+}
+void meet(Thread* const* threads, size_t count) {
+    if (!active()) return;
+    static Clock all;
+    all.clear();
+    for (size_t i = 0; i < count; i++) join(all, threads[i]->seen);
+    for (size_t i = 0; i < count; i++) threads[i]->seen = all, tick(*threads[i]);
+}
+void release(Clock& to) {
+    if (!active()) return;
+    join(to, current()->seen);
+    tick(*current());
+}
+void acquire(const Clock& from) {
+    if (active()) join(current()->seen, from);
+}
+void release(const void* address) { release(counters[address]); }
+void acquire(const void* address) { acquire(counters[address]); }
+
+// A copy is an event of its barrier's timeline, known to whoever has waited for the phase that it completes.
+void complete(Barrier& barrier) {
+    if (!active()) return;
+    barrier.done = barrier.gathered;
+    if (barrier.done.size() <= barrier.timeline) barrier.done.resize(barrier.timeline + 1);
+    barrier.done[barrier.timeline] = ++barrier.completed;
+    times[barrier.timeline] = barrier.completed + 1;
+}
+void copy(void* shared, const void* global, unsigned bytes, const Barrier& barrier, const void* site) {
+    if (!active()) return;
+    Thread& me = *current();
+    const Event now = {me.timeline, times[me.timeline], site};
+    check_bounds(me, (const char*)global, bytes, false, site);
+    access_cells(me, (const char*)global, bytes, false, now);
+    for (uintptr_t grain = (uintptr_t)global / GRAIN; grain < ((uintptr_t)global + bytes) / GRAIN; grain++)
+        if (cells(grain / CELLS)[grain % CELLS].write.time)
+            fail("bulk_copy reads what threads of this launch wrote, which needs a fence between the two proxies");
+    access_cells(me, (const char*)shared, bytes, true, now);
+    for (uintptr_t grain = (uintptr_t)shared / GRAIN; grain < ((uintptr_t)shared + bytes) / GRAIN; grain++)
+        cells(grain / CELLS)[grain % CELLS].write = {barrier.timeline, times[barrier.timeline], site};
+}
+
+// Memory that is given out again has no history.
+void forget(const void* memory, size_t bytes) {
+    if (!active()) return;
+    for (uintptr_t page = (uintptr_t)memory / PAGE; page <= ((uintptr_t)memory + bytes - 1) / PAGE; page++) {
+        auto found = pages.find(page);
+        if (found == pages.end()) continue;
+        for (uintptr_t i = 0; i < CELLS; i++) {
+            uintptr_t address = page * PAGE + i * GRAIN;
+            if (address >= (uintptr_t)memory && address < (uintptr_t)memory + bytes) found->second[i] = Cell();
+        }
+    }
+}
+
+}  // namespace emulated::order
+
+#define HOOK extern "C" __attribute__((visibility("hidden"))) void
+#define ACCESS(bytes)                                                                                  \
+    HOOK __tsan_read##bytes(void* p) { emulated::order::access(p, bytes, false, SITE); }               \
+    HOOK __tsan_write##bytes(void* p) { emulated::order::access(p, bytes, true, SITE); }               \
+    HOOK __tsan_unaligned_read##bytes(void* p) { emulated::order::access(p, bytes, false, SITE); }     \
+    HOOK __tsan_unaligned_write##bytes(void* p) { emulated::order::access(p, bytes, true, SITE); }
+ACCESS(1)
+ACCESS(2)
+ACCESS(4)
+ACCESS(8)
+ACCESS(16)
+HOOK __tsan_read_range(void* p, size_t bytes) { emulated::order::access(p, bytes, false, SITE); }
+HOOK __tsan_write_range(void* p, size_t bytes) { emulated::order::access(p, bytes, true, SITE); }
+HOOK __tsan_init() {}
+HOOK __tsan_func_entry(void*) {}
+HOOK __tsan_func_exit() {}
