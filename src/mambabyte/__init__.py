@@ -20,9 +20,12 @@ _HOMES = {
     "ByteLMConfig": "mambabyte.models",
     "ByteLMState": "mambabyte.checkpoints",
     "PRESETS": "mambabyte.models",
+    "SubwordLM": "mambabyte.models",
+    "Subwords": "mambabyte.data",
     "evaluate": "mambabyte.evaluation",
     "generate": "mambabyte.generation",
     "load": "mambabyte.checkpoints",
+    "load_any": "mambabyte.checkpoints",
     "load_state": "mambabyte.checkpoints",
     "model_cost": "mambabyte.models",
     "stream": "mambabyte.generation",
@@ -33,12 +36,15 @@ if TYPE_CHECKING:
     from mambabyte.checkpoints import ByteLM as ByteLM
     from mambabyte.checkpoints import ByteLMState as ByteLMState
     from mambabyte.checkpoints import load as load
+    from mambabyte.checkpoints import load_any as load_any
     from mambabyte.checkpoints import load_state as load_state
+    from mambabyte.data import Subwords as Subwords
     from mambabyte.evaluation import evaluate as evaluate
     from mambabyte.generation import generate as generate
     from mambabyte.generation import stream as stream
     from mambabyte.models import PRESETS as PRESETS
     from mambabyte.models import ByteLMConfig as ByteLMConfig
+    from mambabyte.models import SubwordLM as SubwordLM
     from mambabyte.models import model_cost as model_cost
 
 

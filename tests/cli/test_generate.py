@@ -11,8 +11,9 @@ import pytest
 
 from mambabyte.checkpoints import save_model
 from mambabyte.cli.app import run
+from mambabyte.data import Subwords
 from mambabyte.generation import generate
-from mambabyte.generation.subwords import Subwords
+from mambabyte.models import SubwordLM
 from tests.generation.conftest import tiny_model
 
 PROMPT = "naïve "
@@ -163,8 +164,7 @@ def test_a_drafter_changes_the_time_and_not_the_bytes(folder, capfdbinary, tmp_p
     options = (folder, "--prompt", "abababab", "--max-bytes", "40", "--seed", "5")
     plain = printed(capfdbinary, *options, "--raw")
     subwords = Subwords.learn([b"abab abc"], 270)
-    save_model(tiny_model(seed=4, vocab_size=len(subwords)), tmp_path / "subwords")
-    subwords.save(tmp_path / "subwords")
+    save_model(SubwordLM(tiny_model(seed=4, vocab_size=len(subwords)), subwords), tmp_path / "subwords")
     for drafter in ("lookup", str(tmp_path / "small"), str(tmp_path / "subwords")):
         result = json.loads(printed(capfdbinary, *options, "--drafter", drafter, "--json").splitlines()[-1])
         assert base64.b64decode(result["bytes"]) == plain

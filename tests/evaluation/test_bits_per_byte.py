@@ -4,12 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import mambabyte as mb
-from mambabyte.data import Corpus
-from mambabyte.evaluation import Report, evaluate, evaluator
+from mambabyte.data import Corpus, Subwords
+from mambabyte.evaluation import Report, evaluate, evaluator, subword_scoring
 from mambabyte.evaluation.plan import Plan
+from mambabyte.models import SubwordLM
 from tests.evaluation.examples import bits_of, small_model
+from tests.generation.conftest import tiny_model
 
 MODEL = small_model()
 DOCUMENTS = {"a.txt": b"two words\n", "b.bin": bytes(range(256)), "d.one": b"x", "e.txt": b"a b c " * 40}
@@ -117,3 +120,45 @@ def test_nothing_to_score_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     with pytest.raises(ValueError, match="empty"):
         evaluate(MODEL, tmp_path)
+
+
+@pytest.fixture
+def drafter() -> SubwordLM:
+    subwords = Subwords.learn([b"the cat sat on the mat. " * 9], 280)
+    return SubwordLM(tiny_model(vocab_size=len(subwords), gain=1.0), subwords)
+
+
+def test_subwords_cost_what_the_whole_forward_says(drafter: SubwordLM, tmp_path: Path) -> None:
+    documents = [b"the cat sat", b"\n", b"on the mat \xff\x00 the cat"]
+    for i, document in enumerate(documents):
+        (tmp_path / str(i)).write_bytes(document)
+    report = evaluate(drafter, tmp_path, xz=False)
+    assert [file.bytes for file in report.files] == [len(document) for document in documents]
+    for file, document in zip(report.files, documents, strict=True):
+        ids = drafter.subwords.encode(b"\n")[:1] + drafter.subwords.encode(document)
+        with torch.no_grad():
+            logits, _ = drafter.model(torch.tensor([ids[:-1]]))
+        nats = torch.nn.functional.cross_entropy(logits[0], torch.tensor(ids[1:]), reduction="sum")
+        assert file.bits == pytest.approx(float(nats) / math.log(2), rel=1e-4)
+
+
+def test_pieces_and_pages_of_subwords_change_only_where_a_text_is_cut(
+    drafter: SubwordLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_bytes(b"the cat sat on the mat. " * 40)
+    (tmp_path / "b").write_bytes(b"on the mat")
+    whole = evaluate(drafter, tmp_path, xz=False)
+    monkeypatch.setattr(subword_scoring, "POSITIONS", 7)
+    paged = evaluate(drafter, tmp_path, xz=False)
+    assert [file.bits for file in paged.files] == pytest.approx([file.bits for file in whole.files], rel=1e-4)
+    monkeypatch.setattr(subword_scoring, "PIECE", 24 * 8)
+    seen = []
+    cut = evaluate(drafter, tmp_path, xz=False, progress=seen.append)
+    assert cut.bits == pytest.approx(whole.bits, rel=0.1)
+    assert sum(seen) == 24 * 40 + 10
+
+
+def test_subwords_are_read_as_a_stream(drafter: SubwordLM, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"the cat")
+    with pytest.raises(ValueError, match="mode stream, not window"):
+        evaluate(drafter, tmp_path, mode="window")

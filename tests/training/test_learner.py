@@ -1,3 +1,4 @@
+import dataclasses
 from collections.abc import Iterator
 
 import pytest
@@ -31,7 +32,8 @@ def batch(ids: Tensor, continues: bool = False, *, ignored: float = 0.0) -> Batc
     targets = ids[:, 1:].long()
     targets = targets.masked_fill(torch.rand(targets.shape) < ignored, IGNORE)
     flags = torch.full((len(ids),), continues)
-    return Batch(ids[:, :-1].contiguous(), targets, torch.zeros(targets.shape, dtype=torch.bool), flags)
+    resets = torch.zeros(targets.shape, dtype=torch.bool)
+    return Batch(ids[:, :-1].contiguous(), targets, resets, flags, (targets != IGNORE).sum(1))
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +78,8 @@ def test_loss_is_nats_of_scored_targets_only() -> None:
 
 def test_batch_without_targets_changes_no_weight_but_decay() -> None:
     ids = random_ids()
-    nothing = Batch(ids[:, :-1], torch.full((ROWS, LENGTH), IGNORE), *[batch(ids).resets, batch(ids).continues])
+    targets = torch.full((ROWS, LENGTH), IGNORE)
+    nothing = dataclasses.replace(batch(ids), targets=targets, bytes=torch.zeros(ROWS, dtype=torch.int64))
     step = learner().step(nothing, 1e-2)
     assert step is not None
     assert (step.bytes, float(step.nats), float(step.gradient_norm)) == (0, 0.0, 0.0)
@@ -116,7 +119,7 @@ def test_row_that_does_not_continue_starts_from_nothing() -> None:
     fresh, student = learner(carry=True), learner(carry=True)
     student.step(batch(ids[:, : LENGTH + 1]), 0.0)
     windows = batch(ids[:, LENGTH:])
-    mixed = Batch(windows.inputs, windows.targets, windows.resets, torch.tensor([True, False, True, False, False]))
+    mixed = dataclasses.replace(windows, continues=torch.tensor([True, False, True, False, False]))
     student.step(mixed, 0.0)
     fresh.step(windows, 0.0)
     assert student.state is not None

@@ -4,6 +4,7 @@ Importing this package gives `ByteLM` its `save` and `push` and `ByteLMState` it
 """
 
 from mambabyte.checkpoints.model_folder import load as load
+from mambabyte.checkpoints.model_folder import load_any as load_any
 from mambabyte.checkpoints.model_folder import save_model as save_model
 from mambabyte.checkpoints.push import push_model as push_model
 from mambabyte.checkpoints.state_file import load_state as load_state

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SCHEME = "hf://"
 CARD = "README.md"
 _REFERENCE = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
-_SMALL = [CONFIG, "tokenizer*.json", SUMS]
+_SMALL = [CONFIG, "tokenizer*.json", "subwords.json", SUMS]
 _WEIGHTS = {name: [name, f"{Path(name).stem}-*", f"{name}.index.json"] for name in (SAFETENSORS, PICKLE)}
 
 

@@ -1,5 +1,7 @@
 """A model and its folder: config.json, model.safetensors, a raw-byte tokenizer and SHA256SUMS.
 
+The folder of a model of subwords holds subwords.json, its vocabulary, as well.
+
 `save_model` writes the stock Hugging Face layout wherever it can express the model, and our own otherwise; `load` opens
 those and the layouts of `mambabyte.checkpoints.layout`. Every shape and dtype is compared with the config, from the
 headers, before a byte is allocated for the weights.
@@ -18,7 +20,8 @@ from mambabyte.checkpoints.files import verify, write_files
 from mambabyte.checkpoints.layout import CONFIG, Described, Layout, stored_shape
 from mambabyte.checkpoints.weights import Weights, open_weights
 from mambabyte.config import load_json, unknown
-from mambabyte.models import ByteLM, ByteLMConfig
+from mambabyte.data import subwords
+from mambabyte.models import ByteLM, ByteLMConfig, SubwordLM
 
 logger = logging.getLogger("mambabyte")
 
@@ -27,24 +30,51 @@ _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _SHOWN = 8
 
 
-def save_model(model: ByteLM, folder: str | Path, *, layout: str = "auto") -> None:
+def save_model(model: ByteLM | SubwordLM, folder: str | Path, *, layout: str = "auto") -> None:
     """Write `model` into `folder` (made if missing); a model that is there is replaced only when the new one is whole.
 
     `layout` is "hf", "mambabyte", "mamba-ssm", or "auto": "hf" where stock transformers can hold the model, else
     "mambabyte". Raises ValueError if `folder` is a file or the layout cannot hold the model, OSError if the disk is
     full.
     """
+    vocabulary = model.subwords if isinstance(model, SubwordLM) else None
+    model = model.model if isinstance(model, SubwordLM) else model
     tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    write_folder(Path(folder), model.config, tensors, layout)
+    write_folder(Path(folder), model.config, tensors, layout, vocabulary)
 
 
 def load(path: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> ByteLM:
     """The model in a model folder, in the newest whole checkpoint of a run folder, or on the Hub (hf://owner/name).
 
     `dtype` casts the weights (A_log, D and the dt bias stay float32 at least); None keeps the stored dtype. Raises
-    ValueError, a sentence for each thing that is wrong, if the folder holds no model that a `ByteLM` can be.
+    ValueError, a sentence for each thing that is wrong, if the folder holds no model that a `ByteLM` can be, or a model
+    of subwords.
     """
-    opened = open_folder(find(path))
+    model = load_any(path, device=device, dtype=dtype)
+    if isinstance(model, SubwordLM):
+        raise ValueError(
+            f"{path}: a model of subwords, which writes no bytes by itself but drafts for a model that does; "
+            "give it as the drafter (generate --drafter, or drafter=load_any(...))"
+        )
+    return model
+
+
+def load_any(
+    path: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> ByteLM | SubwordLM:
+    """As `load`, but the folder may also hold a model of subwords, which comes with its vocabulary."""
+    folder = find(path)
+    model = _load(folder, device, dtype)
+    return SubwordLM(model, subwords.Subwords.load(folder)) if is_of_subwords(folder) else model
+
+
+def is_of_subwords(folder: Path) -> bool:
+    """Whether a model folder holds a model of subwords."""
+    return (folder / subwords.FILE).is_file()
+
+
+def _load(folder: Path, device: torch.device | str, dtype: torch.dtype | None) -> ByteLM:
+    opened = open_folder(folder)
     for note in opened.notes:
         logger.warning("%s", note)
     model = opened.skeleton.to(dtype=dtype or opened.dtype())
@@ -153,7 +183,13 @@ def open_folder(folder: Path) -> Opened:
     return opened
 
 
-def write_folder(folder: Path, config: ByteLMConfig, tensors: Mapping[str, Tensor], layout: str = "auto") -> None:
+def write_folder(
+    folder: Path,
+    config: ByteLMConfig,
+    tensors: Mapping[str, Tensor],
+    layout: str = "auto",
+    vocabulary: subwords.Subwords | None = None,
+) -> None:
     """Write a model folder from tensors under our names; `layout` as for `save_model`."""
     if layout == "auto":
         layout = "mambabyte" if hf_layout.why_not(config) else "hf"
@@ -162,7 +198,10 @@ def write_folder(folder: Path, config: ByteLMConfig, tensors: Mapping[str, Tenso
     chosen = LAYOUTS[layout]
     if reason := chosen.why_not(config):
         raise ValueError(f"the {layout} layout cannot hold this model: {reason}; the mambabyte layout can")
-    write_files(folder, chosen.writers(config, tensors))
+    extra = {} if vocabulary is None else {subwords.FILE: vocabulary.write}
+    write_files(folder, {**chosen.writers(config, tensors), **extra})
+    if vocabulary is None:  # that of an earlier model would make one of subwords of this one
+        (folder / subwords.FILE).unlink(missing_ok=True)
 
 
 def _skeleton(config: ByteLMConfig) -> ByteLM:

@@ -34,10 +34,14 @@ def convert(
         Print one JSON object, last.
     """
     from mambabyte.checkpoints.hub import SCHEME
-    from mambabyte.checkpoints.model_folder import find, open_folder, write_folder
+    from mambabyte.checkpoints.model_folder import find, is_of_subwords, open_folder, write_folder
     from mambabyte.checkpoints.push import push_folder
 
     folder = find(source)
+    if is_of_subwords(folder):
+        raise UsageError(
+            f"{source}: a model of subwords, which no other layout holds; copy the folder {folder} as it is"
+        )
     opened = open_folder(folder)
     for note in opened.notes:
         complain(note)

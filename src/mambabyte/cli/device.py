@@ -7,7 +7,7 @@ from mambabyte.cli.console import UsageError
 if TYPE_CHECKING:
     import torch
 
-    from mambabyte.models import ByteLM
+    from mambabyte.models import ByteLM, SubwordLM
 
 
 def pick_device(name: str) -> "torch.device":
@@ -24,8 +24,19 @@ def pick_device(name: str) -> "torch.device":
 
 
 def open_model(model: str, device: str) -> "ByteLM":
-    """The model of a folder, on a device by name, ready to be read from."""
+    """The model of a folder, on a device by name, ready to be read from. Raises ValueError for one of subwords."""
     from mambabyte.checkpoints import load
 
     where = pick_device(device)
     return load(model).to(where).eval()
+
+
+def open_any(model: str, device: str) -> "ByteLM | SubwordLM":
+    """As `open_model`, of bytes or of subwords."""
+    from mambabyte.checkpoints import load_any
+    from mambabyte.models import SubwordLM
+
+    where = pick_device(device)
+    opened = load_any(model)
+    (opened.model if isinstance(opened, SubwordLM) else opened).to(where).eval()
+    return opened

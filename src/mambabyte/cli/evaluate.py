@@ -9,12 +9,12 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from mambabyte.cli.console import UsageError, print_json, printable
-from mambabyte.cli.device import open_model
+from mambabyte.cli.device import open_any
 
 if TYPE_CHECKING:
     from mambabyte.evaluation import Report
     from mambabyte.evaluation.plan import Plan
-    from mambabyte.models import ByteLM
+    from mambabyte.models import ByteLM, SubwordLM
 
 Many = Parameter(consume_multiple=True, negative=())
 AtLeastOne = Parameter(validator=Number(gte=1))
@@ -43,7 +43,8 @@ def evaluate(
     Parameters
     ----------
     model
-        A model folder or the folder of a training run.
+        A model folder or the folder of a training run, of bytes or of subwords; the latter only with --data as a
+        stream.
     data
         Files, folders, globs, prepared sets and whatever `mambabyte prepare` reads; every file is a document, every
         byte is scored once, and the first from what the model expects after one newline.
@@ -72,6 +73,7 @@ def evaluate(
         Print one JSON object, with every file, last.
     """
     from mambabyte.evaluation.plan import Plan
+    from mambabyte.models import ByteLM
 
     if not data and not tasks:
         raise UsageError("there is nothing to evaluate on; give --data PATH... or --tasks NAME,...")
@@ -80,7 +82,7 @@ def evaluate(
     except ValueError as error:
         raise UsageError(str(error)) from error
     measure = None if data is None else _measurement(data, plan, batch, xz)
-    opened = open_model(model, device)
+    opened = open_any(model, device)
     result: dict[str, Any] = {"model": model}
     if measure is not None:
         report = measure(opened)
@@ -88,6 +90,8 @@ def evaluate(
         if not json:
             _show(report)
     if tasks:
+        if not isinstance(opened, ByteLM):
+            raise UsageError(f"{model}: a model of subwords, a drafter; --tasks are for models of bytes")
         names = [name.strip() for given in tasks for name in given.split(",") if name.strip()]
         result["tasks"] = _run_tasks(opened, names, task_data, shots, limit)
         if not json:
@@ -96,14 +100,16 @@ def evaluate(
         print_json(result)
 
 
-def _measurement(data: list[str], plan: "Plan", batch: int | None, xz: bool) -> "Callable[[ByteLM], Report]":
+def _measurement(
+    data: list[str], plan: "Plan", batch: int | None, xz: bool
+) -> "Callable[[ByteLM | SubwordLM], Report]":
     """Bits per byte of a model on these files, which are opened now: a missing one is found before a model is read."""
     from mambabyte.data import Corpus
     from mambabyte.evaluation import evaluate as bits_per_byte
 
     corpus = Corpus.open(data)
 
-    def measure(model: "ByteLM") -> "Report":
+    def measure(model: "ByteLM | SubwordLM") -> "Report":
         with reading_bar(corpus.nbytes) as progress:
             return bits_per_byte(
                 model,

@@ -14,12 +14,12 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from mambabyte.cli.console import UsageError, print_json
-from mambabyte.cli.device import open_model
+from mambabyte.cli.device import open_any, open_model
 
 if TYPE_CHECKING:
-    from mambabyte.generation import Drafter, SamplingOptions, Stream
+    from mambabyte.generation import SamplingOptions, Stream
     from mambabyte.generation.cursor import Rule
-    from mambabyte.models import ByteLM
+    from mambabyte.models import ByteLM, SubwordLM
 
 STDIN = Path("-")
 
@@ -211,21 +211,13 @@ def _text_or_file(given: str) -> str:
     return given if given.lstrip().startswith(("{", "true")) else Path(given).read_text(encoding="utf-8")
 
 
-def _drafter(name: str | None, top_beta: int | None, device: str) -> "Drafter | ByteLM | str | None":
-    """A byte model, or a subword model if its folder has a subword vocabulary."""
+def _drafter(name: str | None, top_beta: int | None, device: str) -> "ByteLM | SubwordLM | str | None":
+    """ "lookup", or the model of a folder."""
     if top_beta is not None and (name is None or top_beta < 1):
         raise UsageError("--top-beta is at least 1 and judges the guesses of a --drafter: give both")
     if name is None or name == "lookup":
         return name
-    from mambabyte.checkpoints.model_folder import find
-    from mambabyte.generation import subwords
-    from mambabyte.generation.subword_drafter import SubwordDrafter
-
-    model = open_model(name, device)
-    folder = find(Path(name))
-    if not (folder / subwords.FILE).exists():
-        return model
-    return SubwordDrafter(model, subwords.Subwords.load(folder))
+    return open_any(name, device)
 
 
 def _prompt(prompt: str | None, file: Path | None, *, continues: bool) -> bytes:

@@ -72,12 +72,13 @@ def _find(name: str) -> dict[str, Any]:
 
 def _describe_folder(path: str) -> dict[str, Any]:
     """A model folder, the newest whole checkpoint of a run, or a model on the Hub; the weights are not read."""
-    from mambabyte.checkpoints.model_folder import find, open_folder
+    from mambabyte.checkpoints.model_folder import find, is_of_subwords, open_folder
 
     folder = find(path)
     opened = open_folder(folder)
     return {
         **describe(opened.config),
+        "reads": "subwords" if is_of_subwords(folder) else "bytes",
         "folder": str(folder),
         "dtype": str(opened.dtype()).removeprefix("torch."),
         "bytes_on_disk": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
@@ -105,6 +106,10 @@ def _rows(described: Mapping[str, Any]) -> dict[str, str]:
         "pattern": fold(described["pattern"]),
         "width": str(described["config"]["d_model"]),
     }
+    if described.get("reads") == "subwords":
+        count = described["config"]["vocab_size"]
+        rows["reads"] = f"{count:,} subwords, not bytes: it drafts for a byte model (mambabyte generate --drafter)"
+        rows["FLOPs per subword"] = rows.pop("FLOPs per byte")
     if "folder" in described:
         rows["folder"] = described["folder"]
         rows["on disk"] = f"{described['bytes_on_disk']:,} bytes, weights in {described['dtype']}"

@@ -22,6 +22,7 @@ NO_KEYS = ("config", "resume", "held_out", "sample", "json")  # every other opti
 def train(
     *,
     preset: str | None = None,
+    tokenizer: int | None = None,
     data: Annotated[list[str] | None, Many] = None,
     out: str | None = None,
     minutes: float | None = None,
@@ -63,6 +64,9 @@ def train(
     ----------
     preset
         The architecture, by name; an unknown name lists them all.
+    tokenizer
+        Learn so many subwords from the data (at most 16 MiB of them, spread evenly), and train a model of those: a
+        drafter for `mambabyte generate --drafter`. Sizes and figures stay in bytes.
     data
         Files, folders or globs, text or binary; every file is a document. Also prepared sets (books:3 code:1 mixes
         them three to one) and whatever `mambabyte prepare` reads.
@@ -131,8 +135,11 @@ def train(
     from mambabyte.training import display
     from mambabyte.training import train as run
 
+    merged = _merge(config, given, resume)
+    if sample is not None and merged.tokenizer is not None:
+        raise UsageError("--sample needs a model of bytes: with a tokenizer it is one of subwords, which writes none")
     result = run(
-        _merge(config, given, resume),
+        merged,
         evaluators=_evaluators(held_out),
         sampler=None if sample is None else _sampler(sample),
         listener=display(sys.stderr if json else sys.stdout),
@@ -191,8 +198,10 @@ def _evaluators(held_out: list[str] | None) -> "list[Evaluator]":
 
 def _sampler(prompt: str) -> "Sampler":
     from mambabyte.generation import generate
+    from mambabyte.models import SubwordLM
 
-    def sampler(model: "ByteLM") -> str:
+    def sampler(model: "ByteLM | SubwordLM") -> str:
+        assert not isinstance(model, SubwordLM), "there is no sample of subwords"
         text = generate(model, prompt, max_bytes=SAMPLE_BYTES, temperature=0.8, seed=0)
         return "\n".join(printable(line) for line in (prompt + text.decode(errors="replace")).split("\n"))
 

@@ -5,11 +5,11 @@ from collections import deque
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 
-from mambabyte.data.windows import Batch, Windows
+from mambabyte.data.windows import Batch, Batches
 
 
 def prefetch(
-    windows: Windows, start_step: int = 0, rows: slice = slice(None), *, depth: int = 2
+    windows: Batches, start_step: int = 0, rows: slice = slice(None), *, depth: int = 2
 ) -> Generator[Batch, None, None]:
     """The chosen rows of steps `start_step`, `start_step + 1`, ... without end, `depth` of them read ahead.
 

@@ -1,7 +1,7 @@
 """Training windows: row `row` of step `step` as a pure function of the seed, whoever asks and in whatever order."""
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -16,22 +16,33 @@ IGNORE = -100  # the target that torch's cross entropy leaves out
 
 @dataclass(frozen=True)
 class Batch:
-    """b windows of L bytes.
+    """b windows of L ids, each a byte (or a subword: see `SubwordWindows`).
 
-    inputs (b, L) uint8; targets (b, L) int64, the byte that follows each input, or -100 where that byte begins another
-    document or does not exist; resets (b, L) bool, true where the input is a document's first byte; continues (b,)
+    inputs (b, L) unsigned integers; targets (b, L) int64, the id that follows each input, or -100 where it begins
+    another document or does not exist; resets (b, L) bool, true where the input is a document's first; continues (b,)
     bool, true where the row's window begins where its window of the step before ended, so that its state may be
-    carried on. A batch may hold no target at all, for instance one-byte windows that all end a document.
+    carried on; bytes (b,) int64, how many bytes the targets of a row spell. A batch may hold no target at all, for
+    instance one-byte windows that all end a document.
     """
 
     inputs: Tensor
     targets: Tensor
     resets: Tensor
     continues: Tensor
+    bytes: Tensor
 
     def rows(self, rows: slice) -> Self:
         """Some of the rows, as views."""
-        return type(self)(self.inputs[rows], self.targets[rows], self.resets[rows], self.continues[rows])
+        parts = (self.inputs, self.targets, self.resets, self.continues, self.bytes)
+        return type(self)(*(part[rows] for part in parts))
+
+
+class Batches(Protocol):
+    """The endless sequence of batches that a run learns from."""
+
+    def batch(self, step: int, rows: slice = ...) -> Batch:
+        """The chosen rows of step `step`, the same whenever they are asked for."""
+        ...
 
 
 class Windows:
@@ -78,6 +89,7 @@ class Windows:
             targets=torch.from_numpy(np.where(untrained, IGNORE, flat[:, 1:].astype(np.int64))),
             resets=torch.from_numpy(first[:, :-1].copy()),
             continues=torch.from_numpy(continues),
+            bytes=torch.from_numpy((~untrained).sum(1)),
         )
 
     def _span(self, step: int, row: int) -> tuple[int, int]:

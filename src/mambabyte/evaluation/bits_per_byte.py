@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mambabyte.data import Corpus
+from mambabyte.evaluation import subword_scoring
 from mambabyte.evaluation.plan import Mode, Plan
 from mambabyte.evaluation.report import FileReport, Report
-from mambabyte.evaluation.scoring import score
+from mambabyte.evaluation.scoring import Bits, score
 from mambabyte.evaluation.yardsticks import count_words, xz_size
-from mambabyte.models import ByteLM
+from mambabyte.models import ByteLM, SubwordLM
 
 PIECE = 1 << 20  # bytes of a file held at once while its words are counted and xz reads it
 
@@ -20,7 +21,7 @@ Paths = str | Path | Sequence[str | Path]
 
 
 def evaluate(
-    model: ByteLM,
+    model: ByteLM | SubwordLM,
     paths: Paths | Corpus,
     *,
     mode: Mode = "stream",
@@ -37,7 +38,8 @@ def evaluate(
     so no byte is free and no vocabulary entry is spent on a document's start.
 
     Args:
-        model: read on its own device in its compute dtype; sums are float64.
+        model: read on its own device in its compute dtype; sums are float64. A model of subwords pays for those that
+            its vocabulary cuts the text into, and reads in the mode "stream" only.
         paths: files, folders and globs, or an open corpus.
         mode: "stream" carries the state over the whole document. "window" cuts it into windows of `context` bytes, each
             read from the zero state; the first byte of a later window is scored from the one byte before it. "sliding"
@@ -56,7 +58,7 @@ def evaluate(
     corpus = _corpus(paths)
     began = time.perf_counter()
     bits = np.zeros(corpus.documents, np.float64)
-    for piece in score(model, corpus, plan, batch=batch, chunk=chunk):
+    for piece in _scored(model, corpus, plan, batch, chunk):
         bits[piece.document] += piece.bits.sum()
         if progress is not None:
             progress(len(piece.bits))
@@ -78,18 +80,28 @@ def evaluator(
     stride: int | None = None,
     batch: int | None = None,
     chunk: int | None = None,
-) -> Callable[[ByteLM], dict[str, float]]:
+) -> Callable[[ByteLM | SubwordLM], dict[str, float]]:
     """A function of a model, for a training loop to call: its bits per byte on fixed files, as `evaluate` counts them.
 
     The files are opened now, so that a missing one is found before the training.
     """
     corpus = _corpus(paths)
 
-    def bits_per_byte(model: ByteLM) -> dict[str, float]:
+    def bits_per_byte(model: ByteLM | SubwordLM) -> dict[str, float]:
         report = evaluate(model, corpus, mode=mode, context=context, stride=stride, batch=batch, chunk=chunk, xz=False)
         return {"bits_per_byte": report.bits_per_byte}
 
     return bits_per_byte
+
+
+def _scored(
+    model: ByteLM | SubwordLM, corpus: Corpus, plan: Plan, batch: int | None, chunk: int | None
+) -> Iterator[Bits]:
+    if isinstance(model, ByteLM):
+        return score(model, corpus, plan, batch=batch, chunk=chunk)
+    if plan.mode != "stream":
+        raise ValueError(f"a model of subwords is evaluated in the mode stream, not {plan.mode}")
+    return subword_scoring.score(model, corpus)
 
 
 def _corpus(paths: Paths | Corpus) -> Corpus:

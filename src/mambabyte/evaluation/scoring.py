@@ -80,7 +80,8 @@ def score(
             spans = [span for row, reader in enumerate(readers) for span in reader.fill(page, row)]
             bits, state = _bits(model, page, state)
             for span in spans:
-                yield _piece(corpus, span, bits[span.row, span.column : span.column + span.count])
+                found = bits[span.row, span.column : span.column + span.count]
+                yield check_finite(Bits(span.document, span.start, found), corpus)
             alive = [row for row, reader in enumerate(readers) if reader.unfinished()]
             if 0 < len(alive) < len(readers):
                 state = state.rows(alive)
@@ -103,15 +104,16 @@ def _bits(model: ByteLM, page: "_Page", state: ByteLMState) -> tuple[NDArray[np.
     return (nats.double() / math.log(2)).view(targets.shape).cpu().numpy(), state
 
 
-def _piece(corpus: Documents, span: "_Span", bits: NDArray[np.float64]) -> Bits:
-    finite = np.isfinite(bits)
+def check_finite(piece: Bits, corpus: Documents) -> Bits:
+    """The piece itself. Raises ValueError, naming the byte, where a number of bits is not finite."""
+    finite = np.isfinite(piece.bits)
     if not finite.all():
-        at = span.start + int(np.argmin(finite))
+        at = piece.start + int(np.argmin(finite))
         raise ValueError(
-            f"the model gives byte {at} of {corpus.names[span.document]} no finite number of bits: its logits overflow "
-            "or its weights are damaged; try float32, or an earlier checkpoint"
+            f"the model gives byte {at} of {corpus.names[piece.document]} no finite number of bits: its logits "
+            "overflow or its weights are damaged; try float32, or an earlier checkpoint"
         )
-    return Bits(span.document, span.start, bits)
+    return piece
 
 
 @dataclasses.dataclass(frozen=True)

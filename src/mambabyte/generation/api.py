@@ -14,7 +14,8 @@ from mambabyte.generation.drafters import ByteDrafter, Drafter, LookupDrafter
 from mambabyte.generation.engine import Engine, open_engine, prefill
 from mambabyte.generation.sampling import Sampler, Sampling, SamplingOptions, expect_integer
 from mambabyte.generation.stops import StopMatcher
-from mambabyte.models import ByteLM, ByteLMState
+from mambabyte.generation.subword_drafter import SubwordDrafter
+from mambabyte.models import ByteLM, ByteLMState, SubwordLM
 from mambabyte.models.context import Context
 
 Text: TypeAlias = bytes | bytearray | str
@@ -35,7 +36,7 @@ def generate(  # type: ignore[overload-overlap]  # a str is a Sequence[str] too
     stop: Text | Sequence[Text] = ...,
     state: ByteLMState | None = ...,
     constraint: Rule | None = ...,
-    drafter: Drafter | ByteLM | str | None = ...,
+    drafter: Drafter | ByteLM | SubwordLM | str | None = ...,
     top_beta: int | None = ...,
     engine: Engine | None = ...,
     **sampling: Unpack[SamplingOptions],
@@ -50,7 +51,7 @@ def generate(
     stop: Text | Sequence[Text] = ...,
     state: ByteLMState | None = ...,
     constraint: Rule | None = ...,
-    drafter: Drafter | ByteLM | str | None = ...,
+    drafter: Drafter | ByteLM | SubwordLM | str | None = ...,
     top_beta: int | None = ...,
     max_rows: int = ...,
     engine: Engine | None = ...,
@@ -65,7 +66,7 @@ def generate(
     stop: Text | Sequence[Text] = (),
     state: ByteLMState | None = None,
     constraint: Rule | None = None,
-    drafter: Drafter | ByteLM | str | None = None,
+    drafter: Drafter | ByteLM | SubwordLM | str | None = None,
     top_beta: int | None = None,
     max_rows: int = 64,
     engine: Engine | None = None,
@@ -86,7 +87,7 @@ def generate(
         state: what the model has read before the prompt (batch 1, shared by all prompts, or one row a prompt). A
             `Context` may be continued with an empty prompt.
         constraint: what the output may be, byte by byte; see `mambabyte.generation.constraints`.
-        drafter: "lookup", a smaller byte model, or any `Drafter`: the same bytes in less time.
+        drafter: "lookup", a smaller model of bytes or of subwords, or any `Drafter`: the same bytes in less time.
         top_beta: accept a drafted byte that is among so many most likely ones, the paper's rule. It is faster and not
             exact: the output is no longer drawn from the model's distribution.
         max_rows: the most prompts that are decoded at once.
@@ -123,7 +124,7 @@ def stream(
     stop: Text | Sequence[Text] = (),
     state: ByteLMState | None = None,
     constraint: Rule | None = None,
-    drafter: Drafter | ByteLM | str | None = None,
+    drafter: Drafter | ByteLM | SubwordLM | str | None = None,
     top_beta: int | None = None,
     engine: Engine | None = None,
     **sampling: Unpack[SamplingOptions],
@@ -232,7 +233,7 @@ def _plan(
     max_bytes: int,
     stop: Text | Sequence[Text],
     constraint: Rule | None,
-    drafter: Drafter | ByteLM | str | None,
+    drafter: Drafter | ByteLM | SubwordLM | str | None,
     top_beta: int | None,
     sampling: SamplingOptions,
 ) -> _Plan:
@@ -253,14 +254,16 @@ def _plan(
     )
 
 
-def _drafter(drafter: Drafter | ByteLM | str | None) -> Drafter | None:
+def _drafter(drafter: Drafter | ByteLM | SubwordLM | str | None) -> Drafter | None:
     if drafter is None:
         return None
     if isinstance(drafter, ByteLM):
         return ByteDrafter(drafter)
+    if isinstance(drafter, SubwordLM):
+        return SubwordDrafter(drafter.model, drafter.subwords)
     if isinstance(drafter, str):
         if drafter != "lookup":
-            raise ValueError(f"drafter={drafter!r} is not known; give 'lookup', a byte model or a Drafter")
+            raise ValueError(f"drafter={drafter!r} is not known; give 'lookup', a model or a Drafter")
         return LookupDrafter()
     return drafter
 

@@ -10,9 +10,10 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
+from mambabyte.data.subwords import Subwords
 from mambabyte.generation.cursor import Cursor
 from mambabyte.generation.engine import Engine, Logits, open_engine, prefill
-from mambabyte.generation.subwords import Subwords
+from mambabyte.generation.sorted_pieces import SortedPieces
 from mambabyte.models import ByteLM
 
 TOKENISE = 24  # a longer rest is cut into subwords by the vocabulary instead of by the model
@@ -35,18 +36,19 @@ class SubwordDrafter:
         if model.config.vocab_size < len(subwords):
             raise ValueError(f"the model knows {model.config.vocab_size} ids, but there are {len(subwords)} subwords")
         self.subwords, self.cost = subwords, cost
+        self._pieces = SortedPieces(subwords.pieces)
         self._engine = open_engine(model, outputs=len(subwords))
 
     def begin(self, text: bytes) -> "SubwordGuesser":
         """See `Drafter.begin`."""
-        return SubwordGuesser(self._engine, self.subwords, text or b"\n")
+        return SubwordGuesser(self._engine, self.subwords, self._pieces, text or b"\n")
 
 
 class SubwordGuesser:
     """Walks from boundary to boundary; `_trail` holds those of the last guess."""
 
-    def __init__(self, engine: Engine, subwords: Subwords, text: bytes) -> None:
-        self._engine, self._subwords = engine, subwords
+    def __init__(self, engine: Engine, subwords: Subwords, pieces: SortedPieces, text: bytes) -> None:
+        self._engine, self._subwords, self._pieces = engine, subwords, pieces
         ids = subwords.encode(text)
         context = prefill(engine.model, ids[:-1] or ids, outputs=len(subwords))
         self._trail = [_Boundary(0, engine.join(context), self._weights(context.logits[0].cpu().numpy()))]
@@ -96,13 +98,13 @@ class SubwordGuesser:
         return _Boundary(here.length + len(piece), row, self._weights(logits))
 
     def _weights(self, logits: Logits) -> NDArray[np.float64]:
-        scores = logits.astype(np.float64)[self._subwords.sorted.ids]
+        scores = logits.astype(np.float64)[self._pieces.ids]
         weights = np.exp(scores - scores.max())
         return weights / weights.sum()
 
     def _within(self, rest: bytes, weights: NDArray[np.float64]) -> bytes | None:
         """The likeliest subword that is a beginning of `rest`, if likelier than all that go beyond it."""
-        pieces = self._subwords.sorted
+        pieces = self._pieces
         beyond, best, likeliest = weights[pieces.beginning_with(rest)].sum() if rest else np.inf, None, 0.0
         for length in range(1, len(rest) + 1):
             same = pieces.beginning_with(rest[:length])
@@ -117,7 +119,7 @@ class SubwordGuesser:
     def _beyond(self, piece: bytes, weights: NDArray[np.float64], cursor: Cursor, room: int) -> tuple[bytes, Cursor]:
         """Lengthen `piece` byte by byte, each drawn as the row will draw it, until it is likelier to be a subword
         than to go on, or has `room` bytes more."""
-        pieces, start = self._subwords.sorted, len(piece)
+        pieces, start = self._pieces, len(piece)
         while len(piece) - start < room and not cursor.ended:
             next_bytes = pieces.next_bytes(pieces.beginning_with(piece), len(piece), weights)
             on, ended = next_bytes[:256], next_bytes[256]

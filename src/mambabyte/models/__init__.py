@@ -7,3 +7,4 @@ from mambabyte.models.cost import Cost as Cost
 from mambabyte.models.cost import model_cost as model_cost
 from mambabyte.models.presets import PRESETS as PRESETS
 from mambabyte.models.presets import preset as preset
+from mambabyte.models.subword_lm import SubwordLM as SubwordLM

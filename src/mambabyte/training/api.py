@@ -12,10 +12,10 @@ import torch
 from mambabyte import config as configs
 from mambabyte.checkpoints import run as runs
 from mambabyte.checkpoints.lock import locked
-from mambabyte.checkpoints.model_folder import load
+from mambabyte.checkpoints.model_folder import load_any
 from mambabyte.checkpoints.publish import write_text
-from mambabyte.data import Corpus, Windows
-from mambabyte.models import ByteLM
+from mambabyte.data import Batches, Corpus, Subwords, SubwordWindows, Windows
+from mambabyte.models import ByteLM, ByteLMConfig, SubwordLM
 from mambabyte.training import optimiser as adamw
 from mambabyte.training import precision, recipe
 from mambabyte.training import snapshot as snapshots
@@ -67,7 +67,8 @@ def train(
 
     Args:
         config: the run; see `TrainConfig`.
-        evaluators: each maps the model to figures by name; called ten times over the run or every `evaluate_every`.
+        evaluators: each maps the model (a `SubwordLM` where `config` has a tokenizer) to figures by name; called ten
+            times over the run or every `evaluate_every`.
         sampler: maps the model to a text worth seeing; called beside the evaluators.
         listener: shows the run as it goes; None shows nothing.
         resume: "auto" goes on from the newest whole checkpoint in `config.out`, "never" moves an earlier run out of the
@@ -82,6 +83,7 @@ def train(
         stack.callback(listener.close)
         plan = _plan(config)
         earlier = _claim(plan, resume, listener, stack)
+        plan = _with_subwords(plan, earlier, listener)
         learner, meter, position = _begin(plan) if earlier is None else _go_on(plan, earlier)
         if plan.chosen.checkpoint_activations:
             stack.enter_context(checkpointed(learner.model))
@@ -92,7 +94,8 @@ def train(
             budget=plan.chosen.budget,
             run=plan.run,
             learner=learner,
-            windows=plan.windows,
+            trained=plan.trained(learner.model),
+            windows=plan.batches(),
             data=plan.data,
             meter=meter,
             position=position,
@@ -119,17 +122,31 @@ def train(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Plan:
-    """A config with nothing left open, and what it names opened; nothing is written yet."""
+    """A config with nothing left open, and what it names opened; nothing is written yet.
+
+    `subwords` are None where bytes are learnt, and until `_with_subwords` has been asked.
+    """
 
     config: TrainConfig
     chosen: recipe.Recipe
     device: torch.device
     windows: Windows
     data: Mapping[str, str]  # what must be the same for a resumed run to read the same bytes in the same order
+    subwords: Subwords | None = None
 
     @property
     def run(self) -> Path:
         return Path(self.config.out)
+
+    def architecture(self) -> ByteLMConfig:
+        asked = self.config.architecture()  # of a small corpus fewer subwords are learnt than were asked for
+        return asked if self.subwords is None else dataclasses.replace(asked, vocab_size=len(self.subwords))
+
+    def batches(self) -> Batches:
+        return self.windows if self.subwords is None else SubwordWindows(self.windows, self.subwords)
+
+    def trained(self, model: ByteLM) -> ByteLM | SubwordLM:
+        return model if self.subwords is None else SubwordLM(model, self.subwords)
 
 
 def _plan(config: TrainConfig) -> _Plan:
@@ -176,16 +193,30 @@ def _check_same(plan: _Plan, snapshot: Snapshot) -> None:
         )
 
 
+def _with_subwords(plan: _Plan, earlier: Path | None, listener: Listener) -> _Plan:
+    """The plan with its vocabulary, if it has one: that of the run, or one learnt from the data."""
+    size = plan.config.tokenizer
+    if size is None:
+        return plan
+    if earlier is not None:
+        return dataclasses.replace(plan, subwords=Subwords.load(earlier))
+    subwords = Subwords.of(plan.windows.corpus, size)
+    listener.message(f"{len(subwords):,} subwords learnt from the data")
+    return dataclasses.replace(plan, subwords=subwords)
+
+
 def _begin(plan: _Plan) -> tuple[Learner, Meter, Position]:
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(plan.config.seed)
-        model = ByteLM(plan.config.architecture())
+        model = ByteLM(plan.architecture())
     return _learner(plan, model), Meter(plan.device), Position()
 
 
 def _go_on(plan: _Plan, earlier: Path) -> tuple[Learner, Meter, Position]:
     snapshot = snapshots.read(earlier)
-    learner, meter = _learner(plan, load(earlier)), Meter(plan.device)
+    model = load_any(earlier)
+    model = model.model if isinstance(model, SubwordLM) else model
+    learner, meter = _learner(plan, model), Meter(plan.device)
     snapshots.restore(earlier, learner)
     meter.restore(snapshot.meter)
     return learner, meter, snapshot.position

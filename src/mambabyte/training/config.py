@@ -11,7 +11,7 @@ from mambabyte.models import ByteLMConfig, preset
 
 # What is computed; the other keys say where, for how long and what is reported, and may differ when a run goes on.
 DEFINING = (
-    *("batch", "context", "carry_state", "seed"),
+    *("tokenizer", "batch", "context", "carry_state", "seed"),
     *("learning_rate", "betas", "epsilon", "weight_decay", "clip", "warmup", "final_learning_rate"),
 )
 
@@ -22,6 +22,8 @@ class TrainConfig:
 
     What is trained on what:
         preset, model: the architecture by name or in full; one of the two.
+        tokenizer: how many subwords to learn from the data. The model is then one of those subwords, a drafter for a
+            byte model; sizes and figures stay in bytes.
         data: files, folders and globs; every file is a document.
         out: the run folder.
     How long (the first limit reached ends the run; none means 90 bytes a parameter, the paper's ratio):
@@ -47,6 +49,7 @@ class TrainConfig:
 
     preset: str | None = None
     model: ByteLMConfig | None = None
+    tokenizer: int | None = None
     data: tuple[str, ...] = ()
     out: str = "run"
 
@@ -82,6 +85,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "bytes", "batch", "context", "micro_batch", "log_every", "evaluate_every", "save_every"):
             _at_least(name, getattr(self, name), 1)
+        _at_least("tokenizer", self.tokenizer, 256)
+        if self.tokenizer is not None and self.carry_state:
+            raise ValueError("carry_state needs rows of equal length, and a tokenizer makes them differ; leave one out")
         _at_least("keep", self.keep, 1)
         _at_least("warmup", self.warmup, 0)
         for name in ("minutes", "learning_rate", "epsilon", "clip", "save_minutes"):
@@ -98,7 +104,14 @@ class TrainConfig:
             raise ValueError(f"betas must be two numbers from 0 to below 1, got {list(self.betas)}")
 
     def architecture(self) -> ByteLMConfig:
-        """The model's config. Raises ValueError unless exactly one of preset and model says it."""
+        """The model's config, with room for the subwords of a tokenizer.
+
+        Raises ValueError unless exactly one of preset and model says it.
+        """
+        named = self._named()
+        return named if self.tokenizer is None else dataclasses.replace(named, vocab_size=self.tokenizer)
+
+    def _named(self) -> ByteLMConfig:
         if (self.preset is None) == (self.model is None):
             raise ValueError("say which model to train: a preset by name, or a [model] table in the config (not both)")
         return preset(self.preset) if self.preset is not None else self.model  # type: ignore[return-value]
@@ -132,7 +145,7 @@ def merge(*layers: Mapping[str, Any], where: str = "config") -> TrainConfig:
 def conflicts(now: TrainConfig, before: TrainConfig) -> list[str]:
     """Phrases "key is X, was Y" for what defines the computation and differs."""
     found = []
-    if now.architecture() != before.architecture():
+    if now._named() != before._named():
         found.append(f"the model is {now.preset or 'another'}, was {before.preset or 'another'}")
     for name in DEFINING:
         new, old = getattr(now, name), getattr(before, name)

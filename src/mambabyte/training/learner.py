@@ -10,12 +10,12 @@ from mambabyte.data import Batch
 from mambabyte.layers import State
 from mambabyte.models import ByteLM, ByteLMState
 from mambabyte.training import optimiser as adamw
-from mambabyte.training.loss import scored_bytes, summed_nats
+from mambabyte.training.loss import scored, summed_nats
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """What one step cost: nats and gradient_norm are scalars on the device, bytes the scored targets."""
+    """What one step cost: nats and gradient_norm are scalars on the device, bytes what the scored targets spell."""
 
     nats: Tensor
     gradient_norm: Tensor
@@ -38,18 +38,18 @@ class Learner:
         self._carry = carry
 
     def step(self, batch: Batch, learning_rate: float, abandon: Callable[[], bool] = lambda: False) -> Step | None:
-        """Learn from one batch; the loss is the mean over its scored bytes, whatever the micro-batch.
+        """Learn from one batch; the loss is the mean over its scored targets, whatever the micro-batch.
 
         `abandon` is asked before every micro-batch; when it says yes, nothing has changed and the answer is None.
         """
-        bytes = scored_bytes(batch.targets)
+        count = scored(batch.targets)
         nats, states = [], []
         for rows in self._splits(len(batch.inputs)):
             if abandon():
                 self.optimiser.zero_grad(set_to_none=True)
                 return None
             summed, state = self._forward(batch.rows(rows), None if self.state is None else self.state.rows(rows))
-            (summed / max(bytes, 1)).backward()  # type: ignore[no-untyped-call]
+            (summed / max(count, 1)).backward()  # type: ignore[no-untyped-call]
             nats.append(summed.detach())
             if self._carry:
                 states.append(state.detach())
@@ -58,7 +58,7 @@ class Learner:
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.state = _join(states)
-        return Step(torch.stack(nats).sum(), norm, bytes)
+        return Step(torch.stack(nats).sum(), norm, int(batch.bytes.sum()))
 
     def _forward(self, batch: Batch, state: ByteLMState | None) -> tuple[Tensor, ByteLMState]:
         """Summed nats of some rows, and their state after them."""

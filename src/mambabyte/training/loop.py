@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from mambabyte.checkpoints import run as runs
-from mambabyte.data import Batch, Windows, prefetch
-from mambabyte.models import ByteLM
+from mambabyte.data import Batch, Batches, prefetch
+from mambabyte.models import ByteLM, SubwordLM
 from mambabyte.training import snapshot as snapshots
 from mambabyte.training.config import TrainConfig
 from mambabyte.training.learner import Learner
@@ -21,8 +21,8 @@ from mambabyte.training.schedule import Budget, learning_rate_factor
 from mambabyte.training.snapshot import Position, Snapshot
 from mambabyte.training.stop import StopRequest
 
-Evaluator = Callable[[ByteLM], Mapping[str, float]]  # figures by name
-Sampler = Callable[[ByteLM], str]  # text that is safe to print
+Evaluator = Callable[[ByteLM | SubwordLM], Mapping[str, float]]  # figures by name
+Sampler = Callable[[ByteLM | SubwordLM], str]  # text that is safe to print
 
 EVALUATIONS = 10  # over a run, unless evaluate_every says otherwise
 EVALUATION_SHARE = 0.1  # of the time of a run that is limited by time; the first and the last are always made
@@ -35,7 +35,8 @@ GLANCE_SECONDS = {"cpu": 0.25, "cuda": 2.0}
 class Loop:
     """One process training one model; everything it needs is handed in, so every part can be called alone.
 
-    `peak` is the learning rate before the schedule; `data` identifies the bytes and their order, as they were at the
+    `trained` is the learner's model as evaluators see it and checkpoints hold it; `peak` is the learning rate before
+    the schedule; `data` identifies the bytes and their order, as they were at the
     start; `saved_step` is the step of the checkpoint that the run goes on from.
     """
 
@@ -44,7 +45,8 @@ class Loop:
     budget: Budget
     run: Path
     learner: Learner
-    windows: Windows
+    trained: ByteLM | SubwordLM
+    windows: Batches
     data: Mapping[str, str]
     meter: Meter
     position: Position
@@ -165,7 +167,7 @@ class Loop:
         runs.save(
             self.run,
             self.position.step,
-            lambda folder: snapshots.write(folder, self.learner, snapshot),
+            lambda folder: snapshots.write(folder, self.trained, self.learner, snapshot),
             keep=self.config.keep,
         )
         self.saved_step = self.position.step
@@ -188,9 +190,9 @@ class Loop:
         return self.budget.minutes is not None and self.progress() < 1 and self.position.evaluation_seconds > allowed
 
     def _evaluate(self) -> tuple[dict[str, float], str | None]:
-        with _reading(self.learner.model, self.learner.device) as model:
-            figures = {name: value for evaluator in self.evaluators for name, value in evaluator(model).items()}
-            return figures, self.sampler(model) if self.sampler else None
+        with _reading(self.learner.model, self.learner.device):
+            figures = {name: value for evaluator in self.evaluators for name, value in evaluator(self.trained).items()}
+            return figures, self.sampler(self.trained) if self.sampler else None
 
     def _check_finite(self) -> None:
         if self.meter.is_finite():
@@ -235,11 +237,11 @@ class Loop:
 
 
 @contextlib.contextmanager
-def _reading(model: ByteLM, device: torch.device) -> Iterator[ByteLM]:
-    """The model for evaluators and samplers: no gradients, and no random number of theirs reaches the training."""
+def _reading(model: ByteLM, device: torch.device) -> Iterator[None]:
+    """For evaluators and samplers: no gradients, and no random number of theirs reaches the training."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
         model.eval()
         try:
-            yield model
+            yield
         finally:
             model.train()

@@ -19,6 +19,6 @@ def summed_nats(logits: Tensor, targets: Tensor) -> Tensor:
     return nats
 
 
-def scored_bytes(targets: Tensor) -> int:
+def scored(targets: Tensor) -> int:
     """How many targets are scored."""
     return int((targets != IGNORE).sum())

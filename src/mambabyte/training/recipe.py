@@ -17,6 +17,7 @@ from mambabyte.training.schedule import Budget
 PAPER_PARAMETERS = 353_000_000
 BYTES_PER_PARAMETER = 90
 HIGHEST_RATE = 6e-3
+BYTES_PER_SUBWORD = 4  # roughly, so that a drafter sees as many ids in a context as a byte model of its size
 GPU_ROOM = 0.75  # of all memory, for activations; not of what is free, so that a resumed run splits a batch alike
 CPU_ROOM = 4 << 30  # for activations; larger micro-batches gain nothing there
 
@@ -45,6 +46,7 @@ def choose(config: TrainConfig, device: torch.device, corpus_bytes: int) -> Reci
     architecture = config.architecture()
     parameters = model_cost(architecture).parameters
     batch, context = _geometry(parameters)
+    context *= 1 if config.tokenizer is None else BYTES_PER_SUBWORD
     batch, context = config.batch or batch, config.context or min(context, max(corpus_bytes, 2))
     at_once, recompute = _memory(config, architecture, context, device)
     unlimited = config.minutes is None and config.steps is None and config.bytes is None

@@ -17,7 +17,7 @@ from torch import Tensor
 from mambabyte import config as configs
 from mambabyte.checkpoints.model_folder import save_model
 from mambabyte.checkpoints.weights import save_tensors
-from mambabyte.models import ByteLM, ByteLMState
+from mambabyte.models import ByteLM, ByteLMState, SubwordLM
 from mambabyte.training import optimiser as adamw
 from mambabyte.training.config import TrainConfig
 from mambabyte.training.learner import Learner
@@ -50,9 +50,12 @@ class Snapshot:
     meter: dict[str, Any]
 
 
-def write(folder: Path, learner: Learner, snapshot: Snapshot) -> None:
-    """Fill a checkpoint folder. Raises OSError when the disk is full."""
-    save_model(learner.model, folder)
+def write(folder: Path, trained: ByteLM | SubwordLM, learner: Learner, snapshot: Snapshot) -> None:
+    """Fill a checkpoint folder; `trained` is the learner's model as it is to be opened again.
+
+    Raises OSError when the disk is full.
+    """
+    save_model(trained, folder)
     save_tensors(folder / TENSORS, _tensors(learner))
     data = {
         "format": FORMAT,
