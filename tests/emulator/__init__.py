@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -161,13 +162,15 @@ def _compile(*arguments: str) -> None:
 
 
 @functools.cache
-def _runtime() -> tuple[str, ...]:
-    """The emulator's own objects."""
-    objects = []
-    for source in sorted(HERE.glob("*.cpp")):
-        objects.append(str(_folder() / f"{source.stem}.o"))
-        _compile("-O2", "-c", str(source), "-o", objects[-1])
-    return tuple(objects)
+def _runtime() -> str:
+    """The emulator's own library, which those of the kernels are linked with."""
+    sources = sorted(HERE.glob("*.cpp"))
+    objects = [str(_folder() / f"{source.stem}.o") for source in sources]
+    with ThreadPool(2) as pool:
+        pool.starmap(_compile, [("-c", str(source), "-o", made) for source, made in zip(sources, objects, strict=True)])
+    library = str(_folder() / "libemulator.so")
+    _compile("-shared", *objects, "-o", library)
+    return library
 
 
 def _read(name: str) -> str:
@@ -183,7 +186,7 @@ def _library(sources: tuple[str, ...], defines: tuple[tuple[str, int], ...], rac
     place = _folder() / f"{hashlib.sha256((text + str(flags)).encode()).hexdigest()[:16]}.so"
     place.with_suffix(".cpp").write_text(text)
     _compile(*flags, "-c", str(place.with_suffix(".cpp")), "-o", str(place.with_suffix(".o")))
-    _compile("-shared", str(place.with_suffix(".o")), *_runtime(), "-o", str(place))
+    _compile("-shared", str(place.with_suffix(".o")), _runtime(), "-o", str(place))
     return ctypes.CDLL(str(place))
 
 

@@ -206,6 +206,11 @@ EMULATED void __syncthreads() { emulated::sync_block(); }
 
 #include "ptx.h"
 
+extern "C" {
+extern char __ehdr_start __attribute__((visibility("hidden")));  // of this library, from the linker
+extern char _end __attribute__((visibility("hidden")));
+}
+
 // How a launch reaches a kernel: its parameters' types are those of the function.
 namespace emulated {
 template <auto KERNEL>
@@ -225,7 +230,7 @@ struct Entry<KERNEL> {
         for (unsigned i = 0; i < launch.arguments; i++)
             if (whole[i] ? launch.sizes[i] != sizes[i] : launch.sizes[i] < sizes[i])
                 return "an argument has another size than the kernel's parameter";
-        return emulated::launch(launch, body);
+        return emulated::launch(launch, {body, {&__ehdr_start, (size_t)(&_end - &__ehdr_start)}});
     }
 };
 }  // namespace emulated

@@ -9,7 +9,7 @@
 #include <vector>
 
 // Saves what a called function must preserve, then continues on the other stack.
-extern "C" void emulated_switch(void** save, void* to) __attribute__((visibility("hidden")));
+extern "C" void emulated_switch(void** save, void* to);
 
 namespace emulated {
 
@@ -69,7 +69,7 @@ struct Copy {
 
 struct Machine {
     const Launch* launch;
-    void (*body)(void* const*);
+    const Kernel* kernel;
     void* stack_pointer;
     std::vector<Thread*> ready;
     size_t next;  // the first of `ready` that has not run

@@ -9,11 +9,6 @@
 #include <cstring>
 #include <unordered_map>
 
-extern "C" {
-extern char __ehdr_start __attribute__((visibility("hidden")));  // of this library, from the linker
-extern char _end __attribute__((visibility("hidden")));
-}
-
 namespace emulated::order {
 namespace {
 
@@ -131,7 +126,8 @@ void access_cells(Thread& me, const char* address, size_t bytes, bool write, con
 
 void access(const void* address, size_t bytes, bool write, const void* site) {
     if (here == nullptr || (uintptr_t)address - (uintptr_t)stacks < stack_bytes) return;
-    if (address >= (void*)&__ehdr_start && address < (void*)&_end) return;
+    const Memory& code = machine->kernel->code;
+    if ((uintptr_t)address - (uintptr_t)code.first < code.bytes || address == &here) return;
     Thread& me = *current();
     const char* place = (const char*)address;
     if (place < me.home->shared || place + bytes > me.home->shared + me.home->shared_bytes)
@@ -210,7 +206,7 @@ void forget(const void* memory, size_t bytes) {
 
 }  // namespace emulated::order
 
-#define HOOK extern "C" __attribute__((visibility("hidden"))) void
+#define HOOK extern "C" __attribute__((visibility("default"))) void
 #define ACCESS(bytes)                                                                                  \
     HOOK __tsan_read##bytes(void* p) { emulated::order::access(p, bytes, false, SITE); }               \
     HOOK __tsan_write##bytes(void* p) { emulated::order::access(p, bytes, true, SITE); }               \

@@ -8,7 +8,6 @@
 asm(R"(
 .text
 .globl emulated_switch
-.hidden emulated_switch
 .type emulated_switch, @function
 emulated_switch:
     pushq %rbp
@@ -69,7 +68,7 @@ void perhaps_turn() {
 
 // What a block's last threads wait for may be the end of this one.
 static void run_thread() {
-    machine->body(machine->launch->values);
+    machine->kernel->body(machine->launch->values);
     Thread* me = current();
     Block& home = *me->home;
     me->ended = true;
@@ -81,6 +80,20 @@ static void run_thread() {
         wake(all.waiting);
     }
     leave();
+}
+
+// Stacks outlive launches; each lies above a page that faults.
+static char* stacks;
+static char* take_stack() {
+    static size_t made;
+    if (machine->stacks.empty()) {
+        char* guard = stacks + made++ * (STACK + PAGE);
+        mprotect(guard, PAGE, PROT_NONE);
+        return guard + PAGE;
+    }
+    char* stack = machine->stacks.back();
+    machine->stacks.pop_back();
+    return stack;
 }
 
 static void make_shared(Block& block) {
@@ -102,8 +115,7 @@ static void start_block(unsigned number) {
     block->number = number, block->live = launch.threads;
     make_shared(*block);
     for (unsigned i = 0; i < launch.threads; i++) {
-        char* stack = machine->stacks.back();
-        machine->stacks.pop_back();
+        char* stack = take_stack();
         char* top = stack + STACK - (sizeof(Thread) + 63) / 64 * 64;
         Thread& thread = *new (top) Thread();
         thread.thread = {i, 0, 0}, thread.block_size = {launch.threads, 1, 1};
@@ -213,21 +225,18 @@ static void run_all() {
     }
 }
 
-const char* launch(const Launch& launch, void (*body)(void* const*)) {
-    static char* stacks;
+const char* launch(const Launch& launch, const Kernel& kernel) {
     static std::string said;
-    const size_t each = STACK + PAGE;
+    static std::vector<char*> spare;
+    constexpr size_t ALL = (STACK + PAGE) * RESIDENT;
     if (launch.threads == 0 || launch.threads > 1024) return "a block has 1 to 1024 threads";
-    if (!stacks) {
-        stacks = (char*)mmap(nullptr, each * RESIDENT, PROT_READ | PROT_WRITE,
-                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        for (size_t i = 0; i < RESIDENT; i++) mprotect(stacks + i * each, PAGE, PROT_NONE);
-    }
+    if (!stacks)
+        stacks = (char*)mmap(nullptr, ALL, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     Machine own = {};
     machine = &own;
-    own.launch = &launch, own.body = body, own.random = launch.seed * 0x9e3779b97f4a7c15ull + 1;
-    for (size_t i = RESIDENT; i-- > 0;) own.stacks.push_back(stacks + i * each + PAGE);
-    order::begin(stacks, each * RESIDENT);
+    own.launch = &launch, own.kernel = &kernel, own.random = launch.seed * 0x9e3779b97f4a7c15ull + 1;
+    own.stacks = std::move(spare);
+    order::begin(stacks, ALL);
     Signals signals(launch.seconds);
     int number = sigsetjmp(own.escape, 1);
     if (number == 0) run_all();
@@ -235,6 +244,7 @@ const char* launch(const Launch& launch, void (*body)(void* const*)) {
     here = nullptr;
     while (!own.blocks.empty()) free_block(own.blocks.back());
     order::end();
+    spare = std::move(own.stacks);
     said = own.said;
     machine = nullptr;
     return own.failed ? said.c_str() : nullptr;

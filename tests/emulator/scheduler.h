@@ -5,6 +5,7 @@
 #pragma once
 #include <cstddef>
 
+#pragma GCC visibility push(default)  // one library of the emulator serves those of all kernels
 #define SITE __builtin_return_address(0)
 
 struct uint3 {
@@ -23,7 +24,7 @@ struct Memory {
     const char* first;
     size_t bytes;
 };
-struct Launch {
+struct Launch {  // filled by __init__.py
     unsigned grid[3], threads, shared, arguments;
     unsigned long long seed;  // 0: threads take turns in order and a copy arrives as late as it can
     double seconds;           // of processor time before the launch is given up
@@ -34,8 +35,13 @@ struct Launch {
     unsigned ordered;  // whether races are looked for, in a kernel compiled with -fsanitize=thread
 };
 
+struct Kernel {
+    void (*body)(void* const* values);
+    Memory code;  // of its library: instructions and constants
+};
+
 // Runs all blocks; null, or what went wrong.
-const char* launch(const Launch& launch, void (*body)(void* const* values));
+const char* launch(const Launch& launch, const Kernel& kernel);
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
 // All lanes of `mask` hand in a record; the last one calls `combine` with all of them. The same `combine` for all.
@@ -56,3 +62,4 @@ void grid_arrive(unsigned* counter);
 void grid_wait(const unsigned* counter, unsigned target);
 
 }  // namespace emulated
+#pragma GCC visibility pop

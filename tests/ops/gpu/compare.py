@@ -26,7 +26,8 @@ def check(op: Op, case: dict[str, Tensor], tolerance: float, **options: object) 
     """Assert that the kernel's relative errors are below the tolerance, name by name."""
     exact = {k: v.double() if v.is_floating_point() else v for k, v in case.items()}
     shapes = [out.shape for out in op(**case, **options, backend="reference")]
-    weights = [torch.randn(shape, device="cuda").bfloat16().float() for shape in shapes]
+    device = next(iter(case.values())).device
+    weights = [torch.randn(shape, device=device).bfloat16().float() for shape in shapes]
     ours = outputs_and_gradients(op, case, weights, **options, backend="cuda")
     expected = outputs_and_gradients(op, exact, weights, **options, backend="reference")
     for name, value in expected.items():
