@@ -122,7 +122,7 @@ def test_rows_come_and_go() -> None:
     rows = [engine.join(model.init_state()) for _ in range(20)]
     for i, row in enumerate(rows):
         engine.read([row], [TEXT[: i + 1]])
-    size = len(engine._slots)
+    size = len(engine._states)
     for row in rows[::2]:
         engine.leave(row)
     for _ in range(5):
@@ -131,7 +131,7 @@ def test_rows_come_and_go() -> None:
         engine.leave(row)
     after = engine.read([rows[19]], [b"!"])[0]
     assert np.array_equal(after, bytewise(NativeEngine(model), TEXT[:20] + b"!")[-1:])
-    assert len(engine._slots) == size, "freed slots were not used again"
+    assert len(engine._states) == size, "freed slots were not used again"
 
 
 @pytest.mark.parametrize("weights", ["bfloat16", "int8"])

@@ -156,13 +156,16 @@ _TOLERANCE = {torch.float64: 1e-11, torch.float32: 5e-5, torch.float16: 1e-2, to
 
 
 def open_engine(model: ByteLM, *, weights: "Weights | None" = None, outputs: int = BYTES) -> Engine:
-    """The fastest engine that serves `model` where it is, and says so once if that is plain torch on a CPU.
+    """The fastest engine that serves `model` where it is, and says so once if that is plain torch.
 
-    `weights` rounds the matrices to "bfloat16" or "int8" on a CPU, faster and slightly different; None keeps them.
+    `weights` rounds the matrices to "bfloat16" or, on a CPU, "int8": faster and slightly different; None keeps them.
+    On a GPU the fast engine computes in 16 bits: a model in float32 needs "bfloat16" for it.
     `outputs`: see `Engine`.
     Weights may be copied here: open an engine again when the model has changed. Raises ValueError if `weights` is
     unknown or the model cannot be run with it.
     """
+    if model.embedding.weight.device.type == "cuda":
+        return _open_on_cuda(model, weights, outputs)
     dtype = model.embedding.weight.dtype
     reason = _why_not_native(model)
     if reason is None:
@@ -175,6 +178,35 @@ def open_engine(model: ByteLM, *, weights: "Weights | None" = None, outputs: int
     if model.embedding.weight.device.type == "cpu":
         _say_once(reason)
     return TorchEngine(model, outputs)
+
+
+def _open_on_cuda(model: ByteLM, weights: "Weights | None", outputs: int) -> Engine:
+    from mambabyte.generation import cuda_step
+
+    if weights not in (None, "float32", "bfloat16"):
+        raise ValueError(f"weights={weights!r} is for CPUs; on a GPU give 'bfloat16' or 'float32'")
+    dtype = torch.bfloat16 if weights == "bfloat16" else model.compute_dtype or model.embedding.weight.dtype
+    reason = cuda_step.why_not(model)
+    if reason is None and dtype in (torch.bfloat16, torch.float16) and weights != "float32":
+        return cuda_step.CudaEngine(model, dtype=dtype, outputs=outputs)
+    if weights == "bfloat16" and reason is not None:
+        raise ValueError(f"weights='bfloat16' needs the CUDA engine, which cannot run this model: {reason}")
+    _say_once(reason or f"the model computes in {dtype}, and the CUDA engine in 16 bits (weights='bfloat16')")
+    return TorchEngine(model, outputs)
+
+
+def why_unequal(model: ByteLM) -> str | None:
+    """Why a model is not a stack of Mamba layers of one size without biases, or None."""
+    from mambabyte.layers.mamba import Mamba
+
+    units = list(model.units())
+    if not units or not all(isinstance(unit.layer, Mamba) for unit in units):
+        return "it has layers other than mamba"
+    if len({(unit.layer.config, unit.layer.A_log.shape) for unit in units}) > 1:
+        return "its layers differ in size"
+    if any(unit.layer.config.bias for unit in units):
+        return "its layers have biases in in_proj and out_proj"
+    return None
 
 
 def _why_not_native(model: ByteLM) -> str | None:

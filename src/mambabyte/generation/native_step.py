@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mambabyte.generation.engine import why_unequal
 from mambabyte.generation.native_ir import GROUP, Layout, Plan, Sizes, even, step
+from mambabyte.generation.slots import Column, Slots
 from mambabyte.layers import State
 from mambabyte.layers.mamba import Mamba, MambaState
 from mambabyte.models import ByteLM, ByteLMState
@@ -29,6 +31,7 @@ from mambabyte.ops.vector_math import LOG2E
 Weights = Literal["float32", "bfloat16", "int8"]
 ELEMENTS = {"float32": FLOAT, "bfloat16": BFLOAT, "int8": INT8}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
+FIRST_SLOTS = 8
 # Columns of one call: bounds the work space of a long read.
 COLUMNS = 64
 # Weights from which a second thread pays on a quiet machine: 1.25 times the speed at 20 MB and 1.6 at 55 MB in float32,
@@ -40,13 +43,9 @@ _one_team = threading.Lock()
 
 def why_not(model: ByteLM) -> str | None:
     """Why a model cannot be run by `NativeEngine`, or None."""
-    units = list(model.units())
-    if not units or not all(isinstance(unit.layer, Mamba) for unit in units):
-        return "it has layers other than mamba"
-    if len({(unit.layer.config, unit.layer.A_log.shape) for unit in units}) > 1:
-        return "its layers differ in size"
-    if any(unit.layer.config.bias for unit in units):
-        return "its layers have biases in in_proj and out_proj"
+    reason = why_unequal(model)
+    if reason is not None:
+        return reason
     if model.embedding.weight.device.type != "cpu":
         return f"it is on {model.embedding.weight.device.type}"
     if torch.float64 in (model.compute_dtype, model.embedding.weight.dtype):
@@ -84,55 +83,40 @@ class NativeEngine:
         self._arrivals = torch.zeros(1, dtype=torch.int64)
         self._layers = len(model.layers)
         self._slot_size = self._layers * self._plan.state.size
-        self._slots = torch.zeros(8, self._slot_size)
-        self._free = list(range(8))
-        self._current: dict[int, int] = {}
-        self._trail: dict[int, list[int]] = {}  # the states before and after each byte of a row's last long read
-        self._next_row = 0
+        self._slots = Slots(FIRST_SLOTS)
+        self._states = torch.zeros(FIRST_SLOTS, self._slot_size)
 
     def join(self, state: ByteLMState) -> int:
         """See `Engine.join`."""
         assert state.batch == 1, f"a row is one sequence, got a state of {state.batch}"
-        row, self._next_row = self._next_row, self._next_row + 1
-        slot = self._take_slot()
-        self._current[row], self._trail[row] = slot, []
-        self._slots[slot] = torch.cat([self._pack_layer(layer) for layer in state.layers])
+        row = self._slots.join()
+        self._grow()
+        self._states[self._slots.of(row)] = torch.cat([self._pack_layer(layer) for layer in state.layers])
         return row
 
     def fork(self, row: int) -> int:
         """See `Engine.fork`."""
-        new, self._next_row = self._next_row, self._next_row + 1
-        slot = self._take_slot()
-        self._current[new], self._trail[new] = slot, []
-        self._slots[slot] = self._slots[self._current[row]]
+        new = self._slots.join()
+        self._grow()
+        self._states[self._slots.of(new)] = self._states[self._slots.of(row)]
         return new
 
     def read(self, rows: Sequence[int], data: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """See `Engine.read`."""
-        columns: list[tuple[int, int, int]] = []  # byte, slot before, slot after
-        for row, piece in zip(rows, data, strict=True):
-            self._forget_trail(row)
-            columns += self._columns(row, piece)
+        columns = [column for row, piece in zip(rows, data, strict=True) for column in self._slots.read(row, piece)]
+        self._grow()
         logits = [self._run(columns[i : i + COLUMNS]) for i in range(0, len(columns), COLUMNS)]
         everything = np.concatenate(logits) if len(logits) > 1 else logits[0]
         return np.split(everything, np.cumsum([len(piece) for piece in data])[:-1])
 
-    def _columns(self, row: int, data: Sequence[int]) -> list[tuple[int, int, int]]:
-        """One byte updates the state in place; of several, every state is kept until the next read."""
-        if len(data) == 1:
-            return [(data[0], self._current[row], self._current[row])]
-        trail = [self._current[row], *(self._take_slot() for _ in data)]
-        self._trail[row], self._current[row] = trail, trail[-1]
-        return list(zip(data, trail[:-1], trail[1:], strict=True))
-
-    def _run(self, columns: list[tuple[int, int, int]]) -> np.ndarray:
+    def _run(self, columns: list[Column]) -> np.ndarray:
         ids, before, after = torch.tensor(columns, dtype=torch.int64).t().contiguous()
         before, after = before * self._slot_size, after * self._slot_size
         plan, vocabulary = self._plan, self._plan.sizes.V
         with _one_team:
             self._arrivals.zero_()
             self._kernel(
-                threads=self.threads, work=self._work, states=self._slots, ids=ids, before=before, after=after,
+                threads=self.threads, work=self._work, states=self._states, ids=ids, before=before, after=after,
                 arrivals=self._arrivals, columns=len(columns), layers=self._layers, team=self.threads, **self._buffers,
             )  # fmt: skip
             start = plan.work["logits"]
@@ -140,29 +124,21 @@ class NativeEngine:
 
     def rewind(self, row: int, count: int) -> None:
         """See `Engine.rewind`."""
-        self._current[row] = self._trail[row][count]
+        self._slots.rewind(row, count)
 
     def state(self, row: int) -> ByteLMState:
         """See `Engine.state`."""
-        layers = self._slots[self._current[row]].view(self._layers, self._plan.state.size)
+        layers = self._states[self._slots.of(row)].view(self._layers, self._plan.state.size)
         return ByteLMState(tuple(self._unpack_layer(layer) for layer in layers))
 
     def leave(self, row: int) -> None:
         """See `Engine.leave`."""
-        self._forget_trail(row)
-        self._free.append(self._current.pop(row))
-        del self._trail[row]
+        self._slots.leave(row)
 
-    def _forget_trail(self, row: int) -> None:
-        self._free += [slot for slot in self._trail[row] if slot != self._current[row]]
-        self._trail[row] = []
-
-    def _take_slot(self) -> int:
-        if not self._free:
-            count = len(self._slots)
-            self._slots = torch.cat([self._slots, torch.zeros_like(self._slots)])
-            self._free = list(range(count, 2 * count))
-        return self._free.pop()
+    def _grow(self) -> None:
+        more = self._slots.count - len(self._states)
+        if more:
+            self._states = torch.cat([self._states, self._states.new_zeros(more, self._slot_size)])
 
     def _pack_layer(self, state: State) -> Tensor:
         assert isinstance(state, MambaState)

@@ -3,6 +3,7 @@
 CUDA builds of torch bring NVRTC, so a GPU user needs neither nvcc nor a C compiler. Nothing here happens at import.
 """
 
+import ctypes
 import functools
 import io
 from collections.abc import Mapping
@@ -101,6 +102,7 @@ class Kernel:
     def __init__(self, sources: tuple[str, ...], name: str, defines: tuple[tuple[str, int], ...]):
         self.sources, self.name, self.defines = sources, name, defines
         self._loaded: dict[tuple[int, int], Any] = {}  # by (device, shared memory)
+        self._handles: dict[tuple[int, int], int] = {}  # the same, as the driver names them
 
     def __call__(
         self, grid: tuple[int, ...], threads: int, *arguments: Tensor | int | float | None, shared: int = 0
@@ -116,6 +118,26 @@ class Kernel:
         values = [a.data_ptr() if isinstance(a, Tensor) else 0 if a is None else a for a in arguments]
         stream = _stream(torch.cuda.current_stream(device).cuda_stream)
         _launch()(stream, _config(grid, threads, shared), kernel, *values)
+
+    def together(self, blocks: int, threads: int, *arguments: ctypes.Structure | int, shared: int = 0) -> None:
+        """Launch on the current device and stream with all blocks at once, so that they may wait for each other.
+
+        Structures are passed by value, integers as `long long`. Raises RuntimeError if the GPU cannot hold the blocks.
+        """
+        from cuda.bindings import driver
+
+        device = torch.cuda.current_device()
+        handle = self._handles.get((device, shared))
+        if handle is None:
+            handle = self._handles[device, shared] = int(_handle(self._load(device, shared)))
+        values = [ctypes.c_longlong(a) if isinstance(a, int) else a for a in arguments]
+        pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
+        stream = torch.cuda.current_stream(device).cuda_stream
+        (status,) = driver.cuLaunchCooperativeKernel(
+            handle, blocks, 1, 1, threads, 1, 1, shared, stream, ctypes.addressof(pointers)
+        )
+        if status != driver.CUresult.CUDA_SUCCESS:
+            raise RuntimeError(f"the GPU could not run {blocks} blocks of {self.name} together ({status.name})")
 
     def _load(self, device: int, shared: int) -> Any:
         major, minor = torch.cuda.get_device_capability(device)
@@ -140,10 +162,29 @@ def _allow_shared(kernel: Any, device: int, shared: int) -> None:
     from cuda.bindings import driver
 
     attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-    handle = kernel.handle if hasattr(kernel, "handle") else kernel._handle
-    (status,) = driver.cuKernelSetAttribute(attribute, shared, handle, device)
+    (status,) = driver.cuKernelSetAttribute(attribute, shared, _handle(kernel), device)
     if status != driver.CUresult.CUDA_SUCCESS:
         raise RuntimeError(f"this GPU cannot give a block {shared} bytes of shared memory ({status.name})")
+
+
+@functools.cache
+def hardware(device: torch.device) -> tuple[int, int]:
+    """Multiprocessors of a GPU, and the most bytes of shared memory that a block may have."""
+    from cuda.bindings import driver
+
+    attributes = driver.CUdevice_attribute
+    wanted = (
+        attributes.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT,
+        attributes.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
+    )
+    torch.cuda.current_stream(device)  # sets the driver up
+    found = [driver.cuDeviceGetAttribute(attribute, device.index or 0) for attribute in wanted]
+    assert all(status == driver.CUresult.CUDA_SUCCESS for status, _ in found), f"{device} tells nothing: {found}"
+    return found[0][1], found[1][1]
+
+
+def _handle(kernel: Any) -> Any:
+    return kernel.handle if hasattr(kernel, "handle") else kernel._handle
 
 
 @functools.cache

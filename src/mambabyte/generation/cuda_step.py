@@ -1,0 +1,259 @@
+"""An engine for NVIDIA GPUs: a read of a few bytes is one launch, and one of many bytes is one CUDA graph.
+
+Matrices and activations are bfloat16 or float16; the residual stream, the scan's parameters and every state are
+float32. A column's results do not depend on the columns beside it, to the last bit (see ops/decode/parts.cuh).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mambabyte.generation.engine import Ids, Logits, why_unequal
+from mambabyte.generation.slots import Column, Slots
+from mambabyte.layers.mamba import MambaState
+from mambabyte.models import ByteLM, ByteLMState
+from mambabyte.models.byte_lm import BYTES
+from mambabyte.ops import nvrtc
+from mambabyte.ops.decode import persistent
+from mambabyte.ops.decode.pack import LayerWeights, Weights, pack
+from mambabyte.ops.decode.sizes import Sizes
+from mambabyte.ops.decode.wide import Wide
+
+FIRST_SLOTS = 32
+SCRATCH = 0  # the slot of columns that belong to no row
+# Launches of the persistent kernel that cost as much as a graph of the wide ones.
+PIECES = 2
+MOST_WIDE = 1024  # columns of one graph
+
+
+def why_not(model: ByteLM) -> str | None:
+    """Why a model cannot be run by `CudaEngine`, or None."""
+    weight = model.embedding.weight
+    reason = why_unequal(model) or nvrtc.why_not(weight)
+    if reason is not None:
+        return reason
+    if next(iter(model.units())).layer.config.d_conv < 2:
+        return "its convolution has one tap"
+    major, minor = torch.cuda.get_device_capability(weight.device)
+    if major < 9:
+        return f"its kernels need compute capability 9.0, this GPU has {major}.{minor}"
+    sizes = sizes_of(model, torch.bfloat16)
+    if not persistent.Cut.of(sizes, *nvrtc.hardware(weight.device), columns=1).fits:
+        return "its layers are too wide for the kernels"
+    return None
+
+
+class CudaEngine:
+    """`mambabyte.generation.engine.Engine` for a model of Mamba layers of one size, on an NVIDIA GPU.
+
+    Weights are copied when the engine is made, to `dtype`: None is the dtype that the model computes in. A read of
+    several bytes gives the same bits as as many reads of one byte, so its tolerance is 0.
+
+    Raises ValueError for a model that `why_not` refuses, and for a dtype other than bfloat16 and float16.
+    """
+
+    tolerance = 0.0
+
+    def __init__(self, model: ByteLM, *, dtype: torch.dtype | None = None, outputs: int = BYTES) -> None:
+        reason = why_not(model)
+        if reason is not None:
+            raise ValueError(f"the CUDA engine cannot run this model: {reason}")
+        dtype = dtype or model.compute_dtype or model.embedding.weight.dtype
+        if dtype not in (torch.bfloat16, torch.float16):
+            raise ValueError(f"the CUDA engine computes in bfloat16 or float16, not {dtype}: give it a dtype")
+        self.model, self.outputs = model, min(outputs, model.config.vocab_size)
+        self._device = model.embedding.weight.device
+        self._sizes = sizes_of(model, dtype)
+        self._weights = weights_of(model, self._sizes)
+        self._slots = Slots(FIRST_SLOTS, reserved=SCRATCH + 1)
+        s = self._sizes
+        self._ssm = torch.zeros(FIRST_SLOTS, s.layers, s.E, s.N_pitch, device=self._device)
+        self._conv = torch.zeros(FIRST_SLOTS, s.layers, s.E, s.W - 1, device=self._device)
+        self._few = [_Few(s, self._device, columns, self.outputs) for columns in (1, _most_columns(s, self._device))]
+        self._many: dict[int, _Many] = {}
+
+    def join(self, state: ByteLMState) -> int:
+        """See `Engine.join`."""
+        assert state.batch == 1, f"a row is one sequence, got a state of {state.batch}"
+        row = self._slots.join()
+        self._grow()
+        slot = self._slots.of(row)
+        layers = cast(tuple[MambaState, ...], state.layers)
+        self._ssm[slot, :, :, : self._sizes.N] = torch.stack([layer.ssm[0] for layer in layers])
+        self._conv[slot] = torch.stack([layer.conv[0] for layer in layers]).transpose(1, 2)
+        return row
+
+    def fork(self, row: int) -> int:
+        """See `Engine.fork`."""
+        new = self._slots.join()
+        self._grow()
+        old, slot = self._slots.of(row), self._slots.of(new)
+        self._ssm[slot], self._conv[slot] = self._ssm[old], self._conv[old]
+        return new
+
+    def read(self, rows: Sequence[int], data: Sequence[Ids]) -> list[Logits]:
+        """See `Engine.read`."""
+        columns = [column for row, ids in zip(rows, data, strict=True) for column in self._slots.read(row, ids)]
+        self._grow()
+        with torch.cuda.device(self._device):
+            logits = self._run(columns)
+        return np.split(logits, np.cumsum([len(ids) for ids in data])[:-1]) if len(data) > 1 else [logits]
+
+    def _run(self, columns: list[Column]) -> Logits:
+        one, few = self._few
+        if len(columns) == 1:
+            return one.run(columns, self._weights, self._ssm, self._conv)
+        step = few.columns if len(columns) <= PIECES * few.columns else MOST_WIDE
+        runs: _Few | _Many = few if step == few.columns else self._many_for(min(len(columns), step))
+        pieces = [columns[i : i + step] for i in range(0, len(columns), step)]
+        logits = [runs.run(piece, self._weights, self._ssm, self._conv) for piece in pieces]
+        return logits[0] if len(logits) == 1 else np.concatenate(logits)
+
+    def _many_for(self, columns: int) -> _Many:
+        size = 1 << (columns - 1).bit_length()
+        if size not in self._many:
+            self._many[size] = _Many(self._sizes, size, self.outputs, self._device)
+        return self._many[size]
+
+    def rewind(self, row: int, count: int) -> None:
+        """See `Engine.rewind`."""
+        self._slots.rewind(row, count)
+
+    def state(self, row: int) -> ByteLMState:
+        """See `Engine.state`."""
+        slot, dtype = self._slots.of(row), self.model.compute_dtype or self.model.embedding.weight.dtype
+        conv = self._conv[slot].transpose(1, 2).to(dtype)
+        ssm = self._ssm[slot, :, :, : self._sizes.N]
+        return ByteLMState(
+            tuple(
+                MambaState(c.contiguous(), h.clone())
+                for c, h in zip(torch.split(conv, 1), torch.split(ssm, 1), strict=True)
+            )
+        )
+
+    def leave(self, row: int) -> None:
+        """See `Engine.leave`."""
+        self._slots.leave(row)
+
+    def _grow(self) -> None:
+        more = self._slots.count - len(self._ssm)
+        if more:
+            self._ssm, self._conv = (torch.cat([t, t.new_zeros(more, *t.shape[1:])]) for t in (self._ssm, self._conv))
+
+
+class _Few:
+    """At most so many columns in one launch of the persistent kernel, whose logits arrive in the host's memory."""
+
+    def __init__(self, sizes: Sizes, device: torch.device, columns: int, outputs: int) -> None:
+        self.columns = columns
+        self._cut = persistent.Cut.of(sizes, *nvrtc.hardware(device), columns=columns)
+        self._kernel = nvrtc.get(persistent.SOURCES, persistent.KERNEL, **self._cut.defines)
+        self._work = persistent.Work(sizes, columns, device)
+        self._logits = torch.zeros(columns, outputs, pin_memory=True)
+        self._read = self._logits.numpy()
+        self._arrivals = 0
+
+    def run(self, columns: list[Column], weights: Weights, ssm: Tensor, conv: Tensor) -> Logits:
+        """The logits after each column."""
+        layers = self._cut.sizes.layers
+        model = persistent.model(weights, self._work, ssm, conv, self._logits, layers)
+        batch = persistent.batch(columns, self.columns)
+        self._kernel.together(
+            self._cut.blocks, persistent.THREADS, model, batch, self._arrivals, shared=self._cut.shared
+        )
+        self._arrivals = (self._arrivals + self._cut.arrivals) % 2**32
+        torch.cuda.current_stream().synchronize()
+        return self._read[: len(columns)].copy()
+
+
+class _Many:
+    """At most so many columns by the wide kernels; the graph is captured again when the states have moved."""
+
+    def __init__(self, sizes: Sizes, columns: int, outputs: int, device: torch.device) -> None:
+        self._wide = Wide(sizes, columns, outputs, device)
+        self._batch = torch.zeros(self._wide.batch.shape, dtype=torch.int32, pin_memory=True)
+        self._logits = torch.zeros(columns, outputs, pin_memory=True)
+        self._read = self._logits.numpy()
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._states = 0
+
+    def run(self, columns: list[Column], weights: Weights, ssm: Tensor, conv: Tensor) -> Logits:
+        """The logits after each column."""
+        if self._graph is None or self._states != ssm.data_ptr():
+            self._graph, self._states = self._capture(weights, ssm, conv), ssm.data_ptr()
+        self._fill(columns)
+        self._graph.replay()
+        self._logits.copy_(self._wide.logits, non_blocking=True)
+        torch.cuda.current_stream().synchronize()
+        return self._read[: len(columns)].copy()
+
+    def _fill(self, columns: list[Column]) -> None:
+        """The rest of the columns read and write the scratch slot, each by itself."""
+        size = self._wide.columns
+        rest = [Column(0, SCRATCH, SCRATCH)] * (size - len(columns))
+        batch = persistent.batch([*columns, *rest], size)
+        parts = (batch.id, batch.after, batch.before, batch.first, [batch.rows])
+        self._batch.numpy()[:] = np.concatenate([np.asarray(part, dtype=np.int32) for part in parts])
+        self._wide.batch.copy_(self._batch, non_blocking=True)
+
+    def _capture(self, weights: Weights, ssm: Tensor, conv: Tensor) -> torch.cuda.CUDAGraph:
+        self._fill([])
+        self._wide.run(weights, ssm, conv)  # compiles and loads, which a capture cannot
+        torch.cuda.current_stream().synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._wide.run(weights, ssm, conv)
+        return graph
+
+
+def _most_columns(sizes: Sizes, device: torch.device) -> int:
+    columns = persistent.MOST_COLUMNS
+    while columns > 1 and not persistent.Cut.of(sizes, *nvrtc.hardware(device), columns=columns).fits:
+        columns -= 1
+    return columns
+
+
+def sizes_of(model: ByteLM, dtype: torch.dtype) -> Sizes:
+    """What the kernels are compiled for."""
+    layer, norm = next(iter(model.units())).layer, model.config.norm
+    E, N = layer.A_log.shape
+    return Sizes(
+        D=model.config.d_model,
+        E=E,
+        N=N,
+        R=layer.dt_proj.in_features,
+        W=layer.config.d_conv,
+        V=model.config.vocab_size,
+        layers=len(model.layers),
+        layer_norm=norm.kind == "layer",
+        norm_bias=norm.bias,
+        eps=norm.eps,
+        dtype=dtype,
+    )
+
+
+@torch.no_grad()
+def weights_of(model: ByteLM, sizes: Sizes) -> Weights:
+    """Copies of the model's weights for the kernels."""
+    layers = [
+        LayerWeights(
+            norm=unit.norm.weight,
+            norm_bias=unit.norm.bias,
+            in_proj=unit.layer.in_proj.weight,
+            conv_weight=unit.layer.conv_weight,
+            conv_bias=unit.layer.conv_bias,
+            x_proj=unit.layer.x_proj.weight,
+            dt_proj=unit.layer.dt_proj.weight,
+            dt_bias=unit.layer.dt_bias,
+            A=-unit.layer.A_log.float().exp(),
+            D=unit.layer.D,
+            out_proj=unit.layer.out_proj.weight,
+        )
+        for unit in model.units()
+    ]
+    return pack(sizes, layers, model.norm.weight, model.norm.bias, model.embedding.weight, model.head.weight)

@@ -1,0 +1,153 @@
+"""Few columns in one launch: cutting the work among blocks, and the arguments of persistent.cu."""
+
+import ctypes
+import dataclasses
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+
+import torch
+from torch import Tensor
+
+from mambabyte.ops.decode.pack import Weights
+from mambabyte.ops.decode.sizes import BLOCK_BYTES, SHARED, SLICE, TILE, Sizes, up
+
+SOURCES = (*SHARED, "decode/persistent.cu")
+KERNEL = "read_columns"
+WARPS = 16
+THREADS = 32 * (WARPS + 1)
+MOST_COLUMNS = 16  # the rows of one matrix instruction
+MOST_STAGES = 8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cut:
+    """How `blocks` thread blocks share the work: the most tiles of each, and of which kind."""
+
+    sizes: Sizes
+    blocks: int
+    columns: int
+    shared_limit: int
+
+    @classmethod
+    def of(cls, sizes: Sizes, multiprocessors: int, shared_limit: int, *, columns: int) -> "Cut":
+        """Equal shares of the channels for at most that many blocks."""
+        most = -(-sizes.E_tiles // multiprocessors)
+        return cls(sizes=sizes, blocks=-(-sizes.E_tiles // most), columns=columns, shared_limit=shared_limit)
+
+    def share(self, tiles: int) -> int:
+        """The most tiles of a block."""
+        return -(-tiles // self.blocks)
+
+    @property
+    def fits(self) -> bool:
+        """Whether a block's threads and shared memory suffice."""
+        channels, outputs = self.share(self.sizes.E_tiles) * TILE, self.share(self.sizes.D_tiles) * TILE
+        return self.stages >= 2 and self.columns * max(channels, outputs) <= 32 * WARPS
+
+    @property
+    def stages(self) -> int:
+        """Of the ring of weights."""
+        return min(MOST_STAGES, (self.shared_limit - self._shared_without_ring) // (WARPS * BLOCK_BYTES))
+
+    @property
+    def shared(self) -> int:
+        """Bytes of shared memory of a block."""
+        return up(self._shared_without_ring + self.stages * WARPS * BLOCK_BYTES, 128)
+
+    @cached_property
+    def _shared_without_ring(self) -> int:
+        s, columns, channels = self.sizes, self.columns, self.share(self.sizes.E_tiles)
+        D_slices, E_slices = s.D_pitch // SLICE, s.E_pitch // SLICE
+        sums = max(
+            max(2 * channels, self.share(s.V_tiles)) * D_slices,
+            max(self.share(s.select_tiles), self.share(s.D_tiles)) * E_slices,
+        )
+        regions = (
+            (2 * MOST_STAGES + 4) * 8,
+            2 * channels * s.channels_bytes,
+            2 * s.norm_size * 4,
+            columns * (s.D_pitch + 8) * 2,
+            sums * columns * TILE * 4,
+            3 * columns * channels * TILE * 4,
+            columns * s.select_pitch * 4,
+        )
+        return 128 + sum(up(region, 16) for region in regions)
+
+    @cached_property
+    def defines(self) -> dict[str, int]:
+        """The macros of persistent.cu."""
+        s = self.sizes
+        return s.defines | {
+            "COLUMNS": self.columns,
+            "STAGES": self.stages,
+            "CHANNEL_TILES": self.share(s.E_tiles),
+            "OUT_TILES": self.share(s.D_tiles),
+            "SELECT_OWN": self.share(s.select_tiles),
+            "HEAD_TILES": self.share(s.V_tiles),
+            "SHARED_BYTES": self.shared,
+        }
+
+    @property
+    def arrivals(self) -> int:
+        """What one launch adds to the counter of the grid's barrier."""
+        selecting = -(-self.sizes.select_tiles // self.share(self.sizes.select_tiles))
+        return self.sizes.layers * (3 * self.blocks + selecting)
+
+
+class Model(ctypes.Structure):
+    """The struct `Model` of persistent.cu."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("in_", "select", "out", "head", "channels", "norms", "embedding")),
+        *((name, ctypes.c_void_p) for name in ("ssm", "conv", "u", "y", "selected", "stream", "counter", "logits")),
+        ("layers", ctypes.c_int),
+        ("outputs", ctypes.c_int),
+    )
+
+
+@lru_cache(maxsize=8)
+def batch_type(columns: int) -> type[ctypes.Structure]:
+    """The struct `Batch` of persistent.cu for so many columns."""
+    names = ("id", "after", "before")
+    fields = [("columns", ctypes.c_int), ("rows", ctypes.c_int), *((name, ctypes.c_int * columns) for name in names)]
+    return type("Batch", (ctypes.Structure,), {"_fields_": (*fields, ("first", ctypes.c_int * (columns + 1)))})
+
+
+def batch(columns: Sequence[tuple[int, int, int]], capacity: int) -> ctypes.Structure:
+    """The columns of a launch, each (id, slot before, slot after).
+
+    Those of a sequence are neighbours, each from the slot that the one before it went to; a column that starts and ends
+    in the same slot is alone.
+    """
+    filled = batch_type(capacity)()
+    rows, end = 0, -1
+    for i, (number, before, after) in enumerate(columns):
+        filled.id[i], filled.after[i] = number, after
+        if before != end or before == after:
+            filled.before[rows], filled.first[rows] = before, i
+            rows += 1
+        end = after
+    filled.first[rows] = len(columns)
+    filled.columns, filled.rows = len(columns), rows
+    return filled
+
+
+class Work:
+    """Activations of a launch, zero where they are never written, and the counter of the grid's barrier."""
+
+    def __init__(self, sizes: Sizes, columns: int, device: torch.device) -> None:
+        def zeros(pitch: int, dtype: torch.dtype) -> Tensor:
+            return torch.zeros(columns, pitch, device=device, dtype=dtype)
+
+        self.u, self.y = zeros(sizes.E_pitch, sizes.dtype), zeros(sizes.E_pitch, sizes.dtype)
+        self.selected, self.stream = (zeros(p, torch.float32) for p in (sizes.select_pitch, sizes.D_pitch))
+        self.counter = torch.zeros(1, device=device, dtype=torch.int32)
+
+
+def model(weights: Weights, work: Work, ssm: Tensor, conv: Tensor, logits: Tensor, layers: int) -> Model:
+    """The arguments that stay the same while no tensor moves; logits (columns, outputs) float32."""
+    tensors = {field.name: getattr(weights, field.name) for field in dataclasses.fields(weights)}
+    tensors |= {"ssm": ssm, "conv": conv, "logits": logits}
+    tensors |= {name: getattr(work, name) for name in ("u", "y", "selected", "stream", "counter")}
+    pointers = {name: tensor.data_ptr() for name, tensor in tensors.items()}
+    return Model(layers=layers, outputs=logits.shape[1], **pointers)
