@@ -156,7 +156,7 @@ def _folder() -> Path:
 
 
 def _compile(*arguments: str) -> None:
-    done = subprocess.run(["g++", *FLAGS, "-I", str(HERE), *arguments], capture_output=True, text=True)
+    done = subprocess.run(["g++", *FLAGS, "-I", str(HERE), *arguments], capture_output=True, text=True, cwd=nvrtc.OPS)
     if done.returncode:
         raise ValueError(f"g++ could not compile a kernel:\n{done.stderr[:6000]}")
 
@@ -208,6 +208,6 @@ def _line(address: int, library: Path) -> str:
     command = ["addr2line", "-i", "-e", str(library), hex(offset - 1)]
     frames = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
     lines = [f.split(" (")[0].replace(str(nvrtc.OPS) + "/", "") for f in frames]
-    emulator = {path.name for path in HERE.iterdir()}
+    emulator = {path.name for path in (*HERE.glob("*.h"), *REPLACED.values())}
     own = [line for line in lines if Path(line.split(":")[0]).name not in emulator]
     return "(" + ", in ".join(own or lines) + ")"

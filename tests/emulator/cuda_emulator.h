@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
 #include <type_traits>
 #include <utility>
@@ -65,6 +66,9 @@ EMULATED float __uint_as_float(unsigned v) { return emulated::bits<float>(v); }
 EMULATED int __float_as_int(float v) { return emulated::bits<int>(v); }
 EMULATED unsigned __float_as_uint(float v) { return emulated::bits<unsigned>(v); }
 EMULATED float rsqrtf(float v) { return 1.f / sqrtf(v); }
+using std::isfinite;
+using std::isinf;
+using std::isnan;
 EMULATED float __expf(float v) { return expf(v); }
 EMULATED float __logf(float v) { return logf(v); }
 EMULATED float __fdividef(float a, float b) { return a / b; }

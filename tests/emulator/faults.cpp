@@ -121,10 +121,10 @@ void Signals::explain(int number) const {
         say("an index outside its array or an address off its alignment");
     } else {
         say("%s at address %p", strsignal(number), me->record);
-        ptrdiff_t offset = (char*)me->record - me->home->shared, bytes = (ptrdiff_t)me->home->shared_bytes;
-        ptrdiff_t above = (char*)me->record - me->stack;
-        if (offset >= -2 * (ptrdiff_t)PAGE && offset < bytes + 2 * (ptrdiff_t)PAGE)
-            say(", byte %td of %td of its dynamic shared memory", offset, bytes);
+        const char *place = (const char*)me->record, *map = me->home->map;
+        ptrdiff_t above = place - me->stack;
+        if (place >= map && place < map + me->home->map_bytes)
+            say(", byte %td of %zu of its dynamic shared memory", place - me->home->shared, me->home->shared_bytes);
         else if (above >= -(ptrdiff_t)PAGE && above < 0) say(", its stack is full");
     }
     say(" @%p@", me->site);

@@ -13,7 +13,7 @@ extern "C" void emulated_switch(void** save, void* to);
 
 namespace emulated {
 
-constexpr size_t PAGE = 4096, STACK = 64 * 1024;
+constexpr size_t PAGE = 4096, STACK = 64 * 1024, GUARD = 64 * 1024;
 constexpr unsigned RESIDENT = 8192;  // threads alive at once; later blocks start as earlier ones end
 constexpr int NAMED = 16;            // barriers of a block
 constexpr unsigned char UNWRITTEN = 0xff, FENCE = 0xa5;

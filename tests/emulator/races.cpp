@@ -45,15 +45,14 @@ bool before(const Event& event, const Thread& me) {
     return event.timeline < me.seen.size() && me.seen[event.timeline] >= event.time;
 }
 
+uintptr_t last_page;
+Cell* last_cells;  // of that page
 Cell* cells(uintptr_t page) {
-    static uintptr_t last_page;
-    static Cell* last;
-    static std::unordered_map<uintptr_t, Cell*>* of;
-    if (last && last_page == page && of == &pages && pages.size()) return last;
+    if (last_cells && last_page == page) return last_cells;
     Cell*& found = pages[page];
     if (!found) found = new Cell[CELLS]();
-    last_page = page, last = found, of = &pages;
-    return found;
+    last_page = page;
+    return last_cells = found;
 }
 
 void describe(const Thread& me, const char* address) {
@@ -140,6 +139,7 @@ void access(const void* address, size_t bytes, bool write, const void* site) {
 void begin(char* from, size_t bytes) { stacks = from, stack_bytes = bytes; }
 void end() {
     for (auto& [page, cells] : pages) delete[] cells;
+    last_cells = nullptr;
     pages.clear(), counters.clear(), times.clear(), owners.clear();
 }
 void start_thread(Thread& thread) {

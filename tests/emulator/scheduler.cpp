@@ -96,14 +96,16 @@ static char* take_stack() {
     return stack;
 }
 
+// It ends, but for bytes that must not change, where a stretch begins that faults.
 static void make_shared(Block& block) {
     block.shared_bytes = machine->launch->shared;
     size_t pages = (block.shared_bytes + 127 + PAGE - 1) / PAGE * PAGE;
-    block.map_bytes = pages + 2 * PAGE;
-    block.map = (char*)mmap(nullptr, block.map_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    mprotect(block.map + PAGE, pages, PROT_READ | PROT_WRITE);
-    block.shared = block.map + PAGE + pages - (block.shared_bytes + 127) / 128 * 128;
-    memset(block.map + PAGE, FENCE, pages);
+    block.map_bytes = pages + 2 * GUARD;
+    block.map = (char*)mmap(nullptr, block.map_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (block.map == MAP_FAILED) fail("no memory for the shared memory of block %u", block.number);
+    mprotect(block.map + GUARD, pages, PROT_READ | PROT_WRITE);
+    block.shared = block.map + GUARD + pages - (block.shared_bytes + 127) / 128 * 128;
+    memset(block.map + GUARD, FENCE, pages);
     memset(block.shared, UNWRITTEN, block.shared_bytes);
     order::forget(block.map, block.map_bytes);
 }
@@ -134,8 +136,8 @@ static void start_block(unsigned number) {
 
 static void end_block(Block& block) {
     if (block.copies) fail("block %u ended while a copy into its shared memory was on its way", block.number);
-    const char *end = block.shared + block.shared_bytes, *last = block.map + block.map_bytes - PAGE;
-    for (const char* p = block.map + PAGE; p < last; p++) {
+    const char *end = block.shared + block.shared_bytes, *last = block.map + block.map_bytes - GUARD;
+    for (const char* p = block.map + GUARD; p < last; p++) {
         if (p == block.shared) p = end;
         if (p < last && (unsigned char)*p != FENCE)
             fail("block %u wrote outside its dynamic shared memory, at byte %td of %zu", block.number,

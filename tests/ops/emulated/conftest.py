@@ -27,14 +27,10 @@ def emulated_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU of a few multiprocessors, every access of whose threads is checked."""
     if reason := emulator.why_not():
         pytest.skip(reason)
-    monkeypatch.setattr(backends, "BY_DEVICE", {"cpu": "cuda"})
+    monkeypatch.setattr(backends, "BY_DEVICE", {"cpu": ("cuda",)})
     monkeypatch.setattr(nvrtc, "why_not", lambda _: None)
     monkeypatch.setattr(nvrtc, "get", lambda *a, **k: functools.partial(emulator.get(*a, **k), races=True))
     monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
-    for op in OPS:
-        autograd = import_module(f"mambabyte.ops.{op}.autograd")
-        cuda = import_module(f"mambabyte.ops.{op}.cuda")
-        monkeypatch.setattr(autograd, "kernels", lambda _, cuda=cuda: cuda)
     scan = import_module("mambabyte.ops.selective_scan.cuda")
     monkeypatch.setattr(scan, "_multiprocessors", lambda _: MULTIPROCESSORS)
     forget_kernels()
