@@ -5,6 +5,7 @@ import torch
 
 from mambabyte.models import ByteLM
 from mambabyte.models.presets import mambabyte
+from mambabyte.training.loss import summed_nats
 
 pytestmark = pytest.mark.gpu
 
@@ -44,3 +45,29 @@ def test_steps_continue_a_forward(dtype: torch.dtype) -> None:
         rows = [model.step_(ids[:, t], state) for t in range(30, 40)]
     tolerance = 1e-4 if dtype == torch.float32 else 5e-2
     torch.testing.assert_close(torch.stack(rows, 1), whole[:, 30:], rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.filterwarnings(
+    "default"
+)  # what torch's compiler has to say about itself and this machine is no fault here
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_compiled_whole_it_trains_as_it_does_eagerly(dtype: torch.dtype) -> None:
+    _, model = twins()
+    model.compute_dtype = dtype
+    ids = torch.randint(0, 256, (2, 78), device="cuda")
+    resets = torch.rand(2, 77, device="cuda") < 0.05
+
+    def nats(inputs: torch.Tensor, targets: torch.Tensor, resets: torch.Tensor) -> torch.Tensor:
+        return summed_nats(model(inputs, resets=resets)[0], targets)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(nats, fullgraph=True)
+    case, parameters = (ids[:, :-1], ids[:, 1:], resets), dict(model.named_parameters())
+    (loss, gradients), (expected, exact) = (
+        (total, torch.autograd.grad(total, list(parameters.values()))) for total in (compiled(*case), nats(*case))
+    )
+    tolerance = 1e-4 if dtype == torch.float32 else 3e-2
+    torch.testing.assert_close(loss, expected, rtol=tolerance, atol=0)
+    for name, ours, theirs in zip(parameters, gradients, exact, strict=True):
+        error = (ours - theirs).norm() / theirs.norm()
+        assert error < tolerance, f"{name}: {error:.1e}"
