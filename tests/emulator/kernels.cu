@@ -61,29 +61,46 @@ extern "C" __global__ void fetch(const float* x, float* y, i64 waits_for_row, i6
     }
 }
 
-// All blocks publish a number, then add up those of all, again and again.
-extern "C" __global__ void gather(unsigned* counter, float* numbers, float* sums, i64 rounds, i64 waits_to_write) {
-    unsigned target = 0;
-    for (int round = 0; round < rounds; round++) {
+// All blocks send each other a number and add up those of all, again and again; each says when it has read them.
+__device__ __forceinline__ u64 receive(const u64* place, unsigned tag, bool second) {
+    u64 a, b;
+    while (get(place, a, b), (unsigned)((second ? b : a) >> 32) != tag) look_again();
+    return a;
+}
+extern "C" __global__ void gather(u64* mail, float* sums, i64 rounds, i64 waits_for_readers) {
+    for (unsigned round = 1; round <= rounds; round++) {
         if (threadIdx.x == 0) {
-            numbers[blockIdx.x] = (float)(round * 10 + blockIdx.x);
-            grid_arrive(counter);
-            grid_wait(counter, target += gridDim.x);
+            for (int i = 0; i < gridDim.x && waits_for_readers; i++) receive(mail + 2 * i, round - 1, true);
+            put(mail + 2 * blockIdx.x, __float_as_uint(round * 10.f + blockIdx.x), round);
         }
-        block_sync(1, 32);
         float sum = 0.f;
-        for (int i = 0; i < gridDim.x; i++) sum += ld_cg(numbers + i);
-        sums[(blockIdx.x * rounds + round) * 32 + threadIdx.x] = sum;
+        for (int i = 0; i < gridDim.x; i++)
+            sum += __uint_as_float((unsigned)receive(mail + 2 * i, round, false));
+        sums[(blockIdx.x * rounds + round - 1) * 32 + threadIdx.x] = sum;
         block_sync(1, 32);
-        if (waits_to_write && threadIdx.x == 0) grid_arrive(counter), grid_wait(counter, target += gridDim.x);
+        if (threadIdx.x == 0) put(mail + 2 * blockIdx.x + 1, 0, round);
+    }
+}
+
+// A number by mail and another in plain memory: nothing says that who has the one can see the other.
+extern "C" __global__ void announce(u64* mail, u64* number, u64* to, i64 also_by_mail) {
+    if (blockIdx.x == 0) {
+        if (also_by_mail) put(number, 5, 0);
+        else *number = 5;
+        put(mail, 0, 1);
+    } else {
+        receive(mail, 1, false);
+        u64 a, b;
+        if (also_by_mail) get(number, a, b), *to = a;
+        else *to = *number;
     }
 }
 
 extern "C" __global__ void count(int* total) { atomicAdd(total, 1); }
 
-extern "C" __global__ void part_ways(i64 how, const unsigned* counter) {
+extern "C" __global__ void part_ways(i64 how, const u64* mail) {
     int thread = threadIdx.x;
-    if (how == 0 && thread == 5) grid_wait(counter, 1);
+    if (how == 0 && thread == 5) receive(mail, 1, false);
     if (how == 1 && thread < 32) block_sync(2, 96);
     if (how == 2 && thread >= 8 && thread < 16) __syncwarp(0xff00u);
     if (how == 2 && thread < 8) __syncwarp(0xffffu);

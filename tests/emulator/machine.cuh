@@ -12,10 +12,6 @@ __device__ __forceinline__ void mma(float (&d)[4], const unsigned (&a)[4], unsig
 #endif
     for (int i = 0; i < 4; i++) d[i] = record.d[i];
 }
-template <class T>
-__device__ __forceinline__ T ld_cg(const T* p) {
-    return __ldcg(p);
-}
 __device__ __forceinline__ void barrier_init(u64* barrier, unsigned arrivals) {
     emulated::barrier_init(barrier, arrivals);
 }
@@ -29,7 +25,13 @@ __device__ __forceinline__ void bulk_copy(void* shared, const void* global, unsi
     emulated::bulk_copy(shared, global, bytes, barrier);
 }
 __device__ __forceinline__ void block_sync(int id, int threads) { emulated::sync_named(id, threads); }
-__device__ __forceinline__ void grid_arrive(unsigned* counter) { emulated::grid_arrive(counter); }
-__device__ __forceinline__ void grid_wait(const unsigned* counter, unsigned target) {
-    emulated::grid_wait(counter, target);
+__device__ __forceinline__ void put(u64* place, unsigned data, unsigned tag) {
+    emulated::send(place, (u64)tag << 32 | data);
 }
+__device__ __forceinline__ void get(const u64* place, u64& first, u64& second) {
+    first = emulated::receive(place, 16);
+    second = emulated::receive(place + 1, 8);
+}
+__device__ __forceinline__ void look_again() { emulated::look_again(); }
+__device__ __forceinline__ void let_next_begin() {}
+__device__ __forceinline__ void wait_for_previous() {}

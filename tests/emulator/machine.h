@@ -32,8 +32,7 @@ struct Thread : Here {  // lies at the top of its own stack
     const char* waits;  // what for; null while it can run
     const void* site;
     unsigned detail[2];
-    const unsigned* counter;  // of a grid barrier
-    unsigned mask;            // of a warp's meeting
+    unsigned mask;  // of a warp's meeting
     void* record;
     void (*combine)(void**, unsigned);
     bool ended;
@@ -67,20 +66,26 @@ struct Copy {
     unsigned long long* barrier;
 };
 
+struct Letter {
+    Thread* from;
+    unsigned long long *place, value;
+};
+
 struct Machine {
     const Launch* launch;
     const Kernel* kernel;
     void* stack_pointer;
     std::vector<Thread*> ready;
     size_t next;  // the first of `ready` that has not run
-    std::vector<Thread*> counting;
+    std::vector<Thread*> looking;
     std::vector<Copy> copies;
+    std::vector<Letter> letters;  // sent and not yet seen by others
     std::vector<Block*> blocks;
     std::vector<char*> stacks;
     unsigned long long random;
     unsigned spins, turns;
     std::string said;
-    bool failed;
+    bool failed, news;  // news: something arrived since those who look have looked
     sigjmp_buf escape;
 };
 extern Machine* machine;
@@ -91,10 +96,9 @@ void wake(Thread* thread);
 void wake(std::vector<Thread*>& threads);
 void leave();  // to the scheduler, until this thread is woken
 void wait(const char* what, const void* site, unsigned a = 0, unsigned b = 0);
-bool reached(const unsigned* counter, unsigned target);
-void look_at_counters();
 void say(const char* format, ...) __attribute__((format(printf, 1, 2)));
 void report_waiting();
+void deliver(size_t which);
 void flip_if_complete(Barrier& barrier);
 
 // What happened before what, and the races that follow (races.cpp); all do nothing in a launch that does not ask.
@@ -110,6 +114,7 @@ void release(const void* address);
 void acquire(const void* address);
 void complete(Barrier& barrier);
 void copy(void* shared, const void* global, unsigned bytes, const Barrier& barrier, const void* site);
+void check(const void* address, size_t bytes, bool write, const void* site);
 void forget(const void* memory, size_t bytes);
 }  // namespace order
 

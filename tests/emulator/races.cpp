@@ -191,6 +191,10 @@ void copy(void* shared, const void* global, unsigned bytes, const Barrier& barri
         cells(grain / CELLS)[grain % CELLS].write = {barrier.timeline, times[barrier.timeline], site};
 }
 
+void check(const void* address, size_t bytes, bool write, const void* site) {
+    if (active()) check_bounds(*current(), (const char*)address, bytes, write, site);
+}
+
 // Memory that is given out again has no history.
 void forget(const void* memory, size_t bytes) {
     if (!active()) return;

@@ -159,15 +159,6 @@ static void free_block(Block* block) {
     delete block;
 }
 
-bool reached(const unsigned* counter, unsigned target) { return (int)(*(volatile unsigned*)counter - target) >= 0; }
-void look_at_counters() {
-    size_t kept = 0;
-    for (Thread* thread : machine->counting)
-        if (reached(thread->counter, thread->detail[0])) machine->spins = 0, wake(thread);
-        else machine->counting[kept++] = thread;
-    machine->counting.resize(kept);
-}
-
 static void finish_copy() {
     size_t which = machine->launch->seed ? roll((unsigned)machine->copies.size()) : 0;
     Copy copy = machine->copies[which];
@@ -199,6 +190,24 @@ static void give_up(const char* why) {
     machine->failed = true;
 }
 
+// Something that happens by itself; false when nothing is left to happen.
+static bool happen() {
+    if (machine->news) machine->news = false, wake(machine->looking);
+    if (!idle()) return true;
+    size_t letters = machine->letters.size(), copies = machine->copies.size();
+    if (letters + copies == 0) return false;
+    if (roll((unsigned)(letters + copies)) < letters) deliver(roll((unsigned)letters));
+    else finish_copy();
+    return true;
+}
+
+// The same now and then, although there are threads that can run.
+static void perhaps_happen() {
+    if (!machine->letters.empty() && roll(2) == 0) deliver(roll((unsigned)machine->letters.size()));
+    if (!machine->copies.empty() && roll(32) == 0) finish_copy();
+    if (machine->news && roll(256) == 0) machine->news = false, wake(machine->looking);
+}
+
 // With a seed all blocks that can be there are there from the start; without, one more whenever all threads wait.
 static void run_all() {
     const Launch& launch = *machine->launch;
@@ -206,15 +215,13 @@ static void run_all() {
     while (!machine->failed) {
         auto room = [&] { return started < count && (machine->blocks.size() + 1) * launch.threads <= RESIDENT; };
         while (room() && (launch.seed || idle())) start_block(started++);
-        if (idle()) look_at_counters();
-        if (idle() && !machine->copies.empty()) finish_copy();
+        while (idle() && happen()) {}
         if (idle()) {
             if (machine->blocks.empty()) return;
-            if (!machine->copies.empty()) continue;
             if (started < count) say("%u of %u blocks found no room yet; ", count - started, count);
             return give_up("deadlock: no thread can go on");
         }
-        if (launch.seed && !machine->copies.empty() && roll(32) == 0) finish_copy();
+        if (launch.seed) perhaps_happen();
         Thread* thread = choose();
         here = thread;
         emulated_switch(&machine->stack_pointer, thread->stack_pointer);

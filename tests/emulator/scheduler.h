@@ -58,8 +58,9 @@ void barrier_init(unsigned long long* barrier, unsigned arrivals);
 void barrier_arrive(unsigned long long* barrier, unsigned bytes);
 void barrier_wait(unsigned long long* barrier, unsigned parity);
 void bulk_copy(void* shared, const void* global, unsigned bytes, unsigned long long* barrier);
-void grid_arrive(unsigned* counter);
-void grid_wait(const unsigned* counter, unsigned target);
+void send(unsigned long long* place, unsigned long long value);  // relaxed: seen by others in any order, some time
+unsigned long long receive(const unsigned long long* place, unsigned alignment);
+void look_again();  // a thread waits for what it receives
 
 }  // namespace emulated
 #pragma GCC visibility pop

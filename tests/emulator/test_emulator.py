@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mambabyte.ops import nvrtc
 from tests import emulator
 from tests.emulator import EmulationError
 from tests.emulator.rewriting import rewrite
@@ -117,27 +118,43 @@ def test_a_copy_larger_than_announced_deadlocks() -> None:
         fetch(announced=240)
 
 
-def gather(rounds: int, waits: int, **options: int) -> Tensor:
-    counter, sums = torch.tensor([-7], dtype=torch.int32).zero_(), torch.zeros(5, rounds, 32)
-    kernel("gather")((5,), 32, counter, torch.zeros(5), sums, rounds, waits, **options)
+def gather(waits_for_readers: int, **options: int) -> Tensor:
+    mail, sums = torch.zeros(5, 2, dtype=torch.int64), torch.zeros(5, 4, 32)
+    kernel("gather")((5,), 32, mail, sums, 4, waits_for_readers, **options)
     return sums
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_blocks_meet(seed: int) -> None:
-    sums = gather(4, 1, seed=seed, races=True)
-    assert torch.equal(sums, (torch.arange(4.0) * 50 + 10)[:, None].expand_as(sums))
+def test_blocks_send_each_other_mail(seed: int) -> None:
+    sums = gather(1, seed=seed, races=True)
+    assert torch.equal(sums, (torch.arange(1, 5) * 50.0 + 10)[:, None].expand_as(sums))
 
 
-def test_shuffled_schedules_and_clocks_both_find_a_missing_grid_barrier() -> None:
-    right = gather(4, 1)
-    assert any(not torch.equal(gather(4, 0, seed=seed), right) for seed in range(20))
-    with pytest.raises(EmulationError, match=r"race: byte .* of tensor 1"):
-        gather(4, 0, races=True)
+def test_mail_that_is_replaced_before_it_is_read_deadlocks() -> None:
+    with pytest.raises(
+        EmulationError, match=r"looks for what does not arrive \(\S*kernels\.cu:\d+, in \S*kernels\.cu:"
+    ):
+        gather(0)
+
+
+def announce(also_by_mail: int, **options: int) -> int:
+    mail, number, to = (
+        torch.zeros(2, dtype=torch.int64),
+        torch.zeros(2, dtype=torch.int64),
+        torch.zeros(2, dtype=torch.int64),
+    )
+    kernel("announce")((2,), 1, mail, number, to, also_by_mail, **options)
+    return int(to[0])
+
+
+def test_mail_arrives_in_any_order_and_orders_nothing_else() -> None:
+    assert {announce(1, seed=seed) for seed in range(1, 20)} == {0, 5}
+    with pytest.raises(EmulationError, match=r"race: byte 0 of tensor 1 (written|read) .* nothing orders the two"):
+        announce(0, races=True)
 
 
 def test_a_seed_is_a_schedule() -> None:
-    assert torch.equal(gather(6, 0, seed=5), gather(6, 0, seed=5))
+    assert [announce(1, seed=seed) for seed in range(1, 20)] == [announce(1, seed=seed) for seed in range(1, 20)]
 
 
 def test_atomics_do_not_race() -> None:
@@ -149,15 +166,21 @@ def test_atomics_do_not_race() -> None:
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        (0, (r"threads 0-4 6-63: __syncthreads \(\S+:{sync}\)", r"threads 5: grid_wait for 1 \(\S+:{grid}\)")),
+        (
+            0,
+            (
+                r"threads 0-4 6-63: __syncthreads \(\S+:{sync}\)",
+                r"threads 5: looks for what does not arrive \(.*, in \S+:{mail}\)",
+            ),
+        ),
         (1, (r"threads 0-31: block_sync of barrier 2 for 96 threads", r"threads 32-63: __syncthreads")),
         (2, (r"threads 0-7: __syncwarp", r"threads 8-63: __syncthreads")),
     ],
 )
 def test_a_deadlock_names_who_waits_where(how: int, said: tuple[str, ...]) -> None:
     with pytest.raises(EmulationError, match="deadlock") as raised:
-        kernel("part_ways")((2,), 64, how, torch.zeros(1, dtype=torch.int32))
-    lines = {"sync": line_of("__syncthreads();  // last"), "grid": line_of("how == 0")}
+        kernel("part_ways")((2,), 64, how, torch.zeros(2, dtype=torch.int64))
+    lines = {"sync": line_of("__syncthreads();  // last"), "mail": line_of("how == 0")}
     for block in (0, 1):
         for words in said:
             assert re.search(f"block {block}, {words.format(**lines)}", str(raised.value)), raised.value
@@ -200,6 +223,12 @@ def test_arguments_are_those_of_the_kernel() -> None:
         kernel("nothing")((1,), 32)
     with pytest.raises(ValueError, match=r"g\+\+ could not compile"):
         emulator.from_source("nonsense", "nothing")((1,), 32)
+
+
+def test_the_machine_of_the_emulator_has_the_functions_of_the_real_one() -> None:
+    real, ours = (nvrtc.OPS / "decode/machine.cuh").read_text(), Path(emulator.HERE / "machine.cuh").read_text()
+    declared = [re.findall(r"__forceinline__ (\w+ (?!shared_address)\w+\([^)]*\))", text) for text in (real, ours)]
+    assert sorted(declared[0]) == sorted(declared[1])
 
 
 def test_rewriting_keeps_lines_and_operands() -> None:

@@ -1,4 +1,4 @@
-// Where threads meet: lanes of a warp, threads of a block, asynchronous copies, blocks of a grid.
+// Where threads meet: lanes of a warp, threads of a block, asynchronous copies, mail between blocks.
 #include "machine.h"
 
 #include <cstring>
@@ -135,19 +135,34 @@ void bulk_copy(void* shared, const void* global, unsigned bytes, unsigned long l
     machine->copies.push_back({home, shared, global, bytes, at});
 }
 
-void grid_arrive(unsigned* counter) {
-    order::release(counter);
-    ++*counter;
-    look_at_counters();
+// Two letters to the same place arrive in order.
+void deliver(size_t which) {
+    auto& letters = machine->letters;
+    for (size_t i = 0; i < which; i++)
+        if (letters[i].place == letters[which].place) which = i;
+    *letters[which].place = letters[which].value;
+    letters.erase(letters.begin() + which);
+    machine->news = true;
 }
-void grid_wait(const unsigned* counter, unsigned target) {
-    Thread* me = current();
-    while (!reached(counter, target)) {
-        me->counter = counter;
-        machine->counting.push_back(me);
-        wait("grid_wait for %u", SITE, target);
-    }
-    order::acquire(counter);
+void send(unsigned long long* place, unsigned long long value) {
+    current()->site = SITE;
+    if ((uintptr_t)place % 8) fail("put off the alignment of 8 bytes");
+    order::check(place, 8, true, SITE);
+    machine->letters.push_back({current(), place, value});
+    if (!machine->launch->seed) deliver(machine->letters.size() - 1);
+}
+unsigned long long receive(const unsigned long long* place, unsigned alignment) {
+    current()->site = SITE;
+    if ((uintptr_t)place % alignment) fail("get off the alignment of %u bytes", alignment);
+    order::check(place, 8, false, SITE);
+    for (size_t i = machine->letters.size(); i-- > 0;)  // a thread sees its own
+        if (machine->letters[i].place == place && machine->letters[i].from == current())
+            return machine->letters[i].value;
+    return *place;
+}
+void look_again() {
+    machine->looking.push_back(current());
+    wait("looks for what does not arrive", SITE);
 }
 
 }  // namespace emulated
