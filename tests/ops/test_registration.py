@@ -30,6 +30,6 @@ def test_the_fake_has_the_shapes_of_the_real_op() -> None:
     tensors = [case[k].requires_grad_(case[k].is_floating_point()) for k in case]
     torch.library.opcheck(
         autograd._forward._call,
-        (*tensors, True, True),
+        (*tensors, True, True, "cpu"),
         test_utils=("test_schema", "test_faketensor", "test_autograd_registration"),
     )

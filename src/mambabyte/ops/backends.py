@@ -1,8 +1,8 @@
 """Which kernel runs an op: one resolver, a reason for every rejection, nothing probed at import.
 
 A backend is a module with a `why_not(...)` function that returns None when the backend can serve the call and otherwise
-a sentence saying why it cannot. `"auto"` takes the backend of the tensor's device and falls back to the reference,
-saying so once; a backend forced by name that cannot run raises.
+a sentence saying why it cannot. `"auto"` takes the first of the device's backends that can, falls back to the
+reference if none can, and says so once when it is not the first; a backend forced by name that cannot run raises.
 """
 
 import functools
@@ -15,47 +15,70 @@ import torch
 
 logger = logging.getLogger("mambabyte")
 
-BY_DEVICE = {"cpu": "cpu", "cuda": "cuda"}
-NAMES = ("auto", "reference", *BY_DEVICE.values())
+BY_DEVICE = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}  # the fastest first
+NAMES = ("auto", "reference", "cpu", "cuda", "triton")
 
 WhyNot = Callable[[ModuleType], str | None]
 
 
 def choose(op: str, backend: str, device: torch.device, why_not: WhyNot) -> str:
-    """Name of the backend that runs `op` (a package under `mambabyte.ops`) on `device`: "reference", "cpu" or "cuda".
+    """Name of the backend that runs `op` (a package under `mambabyte.ops`) on `device`: one of NAMES without "auto".
 
     `why_not(module)` asks the backend's module whether it can serve this call. Raises ValueError for an unknown name
-    and RuntimeError, with the backend's own reason, when a backend forced by name cannot run.
+    and RuntimeError, with the backend's own reason, when a backend forced by name cannot run. While torch.compile
+    traces, when nothing can be imported and probed, "auto" may be left for `module` to decide when the op runs.
     """
     if backend not in NAMES:
         raise ValueError(f"backend={backend!r} is not one of {', '.join(NAMES)}")
     if backend == "reference":
         return backend
-    wanted = BY_DEVICE.get(device.type) if backend == "auto" else backend
-    if torch.compiler.is_compiling():  # a tracer cannot import and probe; the op itself does when it runs
-        return wanted or "reference"
-    if wanted is None:
-        _say_once(op, f"no kernels are written for {device.type} tensors")
-        return "reference"
-    reason = _reason(op, wanted, device, why_not)
-    if reason is None:
-        return wanted
-    if backend != "auto":
+    if torch.compiler.is_compiling():
+        return backend if backend != "auto" or device.type in BY_DEVICE else "reference"
+    if backend == "auto":
+        chosen, reasons = _first(op, device, why_not)
+        if reasons:
+            _say_once(op, chosen, "; ".join(reasons))
+        return chosen
+    reason = _reason(op, backend, device, why_not)
+    if reason is not None:
         raise RuntimeError(f"{op}: the {backend} backend cannot run here: {reason}")
-    _say_once(op, reason)
-    return "reference"
+    return backend
+
+
+def module(op: str, backend: str, device: torch.device, why_not: WhyNot) -> ModuleType:
+    """The module of a backend that `choose` returned. Raises RuntimeError if a traced call finds that none can run."""
+    if backend == "auto":
+        backend, reasons = _first(op, device, why_not)
+        if backend == "reference":
+            raise RuntimeError(f"{op}: no kernel can run this compiled call: {'; '.join(reasons)}")
+    return import_module(f"mambabyte.ops.{op}.{backend}")
+
+
+def _first(op: str, device: torch.device, why_not: WhyNot) -> tuple[str, list[str]]:
+    """The device's first backend that can run, else "reference", and why those before it cannot."""
+    candidates = BY_DEVICE.get(device.type, ())
+    reasons = [] if candidates else [f"no kernels are written for {device.type} tensors"]
+    for candidate in candidates:
+        reason = _reason(op, candidate, device, why_not)
+        if reason is None:
+            return candidate, reasons
+        reasons.append(reason)
+    return "reference", list(dict.fromkeys(reasons))
 
 
 def _reason(op: str, backend: str, device: torch.device, why_not: WhyNot) -> str | None:
-    if BY_DEVICE.get(device.type) != backend:
+    if backend != "triton" and backend not in BY_DEVICE.get(device.type, ()):  # Triton's interpreter takes any device
         return f"the tensors are on {device.type}"
+    if backend == "cuda" and torch.version.hip is not None:  # torch calls AMD's GPUs cuda, too
+        return "this torch is built for ROCm, and NVRTC compiles for NVIDIA's GPUs"
     try:
-        module = import_module(f"mambabyte.ops.{op}.{backend}")
+        kernels = import_module(f"mambabyte.ops.{op}.{backend}")
     except ImportError as missing:  # an optional dependency (llvmlite, cuda.core) that is not installed, or in part
         return f"it cannot be imported: {missing}"
-    return why_not(module)
+    return why_not(kernels)
 
 
 @functools.lru_cache(maxsize=64)
-def _say_once(op: str, reason: str) -> None:
-    logger.warning("%s runs on the slower plain-torch reference: %s", op, reason)
+def _say_once(op: str, chosen: str, reasons: str) -> None:
+    where = "the slower plain-torch reference" if chosen == "reference" else f"the slower {chosen} backend"
+    logger.warning("%s runs on %s: %s", op, where, reasons)

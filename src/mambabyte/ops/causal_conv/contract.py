@@ -27,7 +27,7 @@ def causal_conv(
         activation: "silu" or None.
         initial_state: (batch, width - 1, channels), the inputs before position 0, oldest first; zeros when None.
         resets: (batch, length) bool. True at t: taps at t and later read zero for any input before t.
-        backend: "auto" (by device), "reference", "cpu" or "cuda".
+        backend: "auto" (by device), "reference", "cpu", "cuda" or "triton".
 
     Returns:
         y (batch, length, channels) in x's dtype, accumulated in float32, and the final state
@@ -39,8 +39,10 @@ def causal_conv(
     """
     _check(x, weight, bias, activation, initial_state, resets)
     chosen = choose("causal_conv", backend, x.device, lambda module: module.why_not(x, weight.shape[1]))
-    run = reference.causal_conv if chosen == "reference" else autograd.causal_conv
-    return run(x, weight, bias, initial_state, resets, activation=activation)
+    tensors = (x, weight, bias, initial_state, resets)
+    if chosen == "reference":
+        return reference.causal_conv(*tensors, activation=activation)
+    return autograd.causal_conv(*tensors, activation=activation, backend=chosen)
 
 
 def causal_conv_step(
@@ -59,7 +61,7 @@ def causal_conv_step(
     checks.expect_dimensions("causal_conv_step", "x", x, "B E")
     _check(x[:, None], weight, bias, activation, state, None)
     chosen = choose("causal_conv", backend, x.device, lambda module: module.why_not(x, weight.shape[1]))
-    run = reference.step if chosen == "reference" else autograd.kernels(chosen).step
+    run = reference.step if chosen == "reference" else autograd.kernels(chosen, x, weight).step
     with torch.no_grad():
         return run(state, x, weight, bias, activation=activation)
 

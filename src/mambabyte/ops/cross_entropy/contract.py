@@ -16,7 +16,7 @@ def cross_entropy(
     Args:
         logits: (..., vocabulary); float32, bfloat16, float16 or float64.
         targets: (...) integers in [0, vocabulary), or `ignore_index` where nothing is to be learned.
-        backend: "auto" (by device), "reference" or "cuda".
+        backend: "auto" (by device), "reference", "cuda" or "triton".
 
     Returns:
         The sum, a float32 scalar (float64 for float64 logits) computed in that precision whatever the logits are, and
@@ -31,5 +31,7 @@ def cross_entropy(
     if backend == "auto" and logits.device.type != "cuda":  # plain torch is as good there
         backend = "reference"
     chosen = choose("cross_entropy", backend, logits.device, lambda module: module.why_not(logits))
-    run = reference.cross_entropy if chosen == "reference" else autograd.cross_entropy
-    return run(logits, targets, ignore_index=ignore_index), (targets != ignore_index).sum()
+    count = (targets != ignore_index).sum()
+    if chosen == "reference":
+        return reference.cross_entropy(logits, targets, ignore_index=ignore_index), count
+    return autograd.cross_entropy(logits, targets, ignore_index=ignore_index, backend=chosen), count

@@ -35,7 +35,7 @@ def mixer(
         x_proj: (rank + 2 states, channels). dt_proj: (channels, rank). out_proj: (any width, channels). All are used in
             xz's dtype.
         conv_state, state, resets: as `initial_state` and `resets` of `causal_conv` and `selective_scan`.
-        backend: "auto" (by device), "reference", "cpu" or "cuda"; on a CPU those of the ops it is made of.
+        backend: "auto" (by device), "reference", "cpu", "cuda" or "triton"; on a CPU those of its ops.
 
     Returns:
         (batch, length, any width) in xz's dtype and the final states of the convolution and the scan. Differentiable in
@@ -55,8 +55,10 @@ def mixer(
     }
     checks.expect_shapes("mixer", shapes, xz.device)
     tensors = (xz, conv_weight, conv_bias, x_proj, dt_proj, A, D, dt_bias, out_proj, conv_state, state, resets)
-    if xz.device.type != "cuda" or backend == "reference":
+    if backend in ("reference", "cpu") or (backend == "auto" and xz.device.type != "cuda"):
         return composed.mixer(*tensors, backend=backend)
     width = conv_weight.shape[1]
     chosen = choose("mixer", backend, xz.device, lambda module: module.why_not(xz, states, width))
-    return autograd.mixer(*tensors) if chosen == "cuda" else composed.mixer(*tensors, backend="auto")
+    if chosen == "reference":
+        return composed.mixer(*tensors, backend="auto")
+    return autograd.mixer(*tensors, backend=chosen)

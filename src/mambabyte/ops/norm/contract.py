@@ -30,7 +30,7 @@ def norm(
         weight, bias: (width,).
         eps: added to the mean square (rms) or variance (layer).
         kind: "rms" or "layer". out_dtype: dtype of y; x's when None.
-        backend: "auto" (by device), "reference", "cpu" or "cuda".
+        backend: "auto" (by device), "reference", "cpu", "cuda" or "triton".
 
     Returns:
         y in out_dtype and the stream in float32 (float64 for float64 x). Statistics are float32 whatever the input.
@@ -46,5 +46,7 @@ def norm(
     shapes = {"weight": (weight, width), "bias": (bias, width), "residual": (residual, tuple(x.shape))}
     checks.expect_shapes("norm", shapes, x.device)
     chosen = choose("norm", backend, x.device, lambda module: module.why_not(x))
-    run = reference.norm if chosen == "reference" else autograd.norm
-    return run(x, weight, bias, residual, eps=eps, kind=kind, out_dtype=out_dtype or x.dtype)
+    tensors, out_dtype = (x, weight, bias, residual), out_dtype or x.dtype
+    if chosen == "reference":
+        return reference.norm(*tensors, eps=eps, kind=kind, out_dtype=out_dtype)
+    return autograd.norm(*tensors, eps=eps, kind=kind, out_dtype=out_dtype, backend=chosen)

@@ -1,20 +1,20 @@
-"""The selective scan as one differentiable torch op; the kernel behind it is the module of the tensors' device.
+"""The selective scan as one differentiable torch op; the kernel behind it is the module of a backend.
 
 Registered with torch.library so that torch.compile sees an opaque node instead of breaking the graph.
 """
 
-from importlib import import_module
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
+from mambabyte.ops import backends
 from mambabyte.ops.registration import kernel_op
 
 
-def kernels(backend: str) -> ModuleType:
-    """The module of a backend, "cpu" or "cuda": forward, backward, step, checkpoint_shape, why_not."""
-    return import_module(f"mambabyte.ops.selective_scan.{backend}")
+def kernels(backend: str, x: Tensor, states: int) -> ModuleType:
+    """The module of a backend that was chosen for x: forward, backward, step, checkpoint_shape, why_not."""
+    return backends.module("selective_scan", backend, x.device, lambda module: module.why_not(x, states))
 
 
 def selective_scan(
@@ -30,11 +30,12 @@ def selective_scan(
     resets: Tensor | None,
     *,
     dt_softplus: bool,
+    backend: str,
 ) -> tuple[Tensor, Tensor]:
-    """y and the final state by the kernel of x's device; differentiable."""
+    """y and the final state by the kernel of this backend; differentiable."""
     tensors = (x, dt, A, B, C, D, z, dt_bias, initial_state)
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    y, final_state, _ = _forward(*tensors, resets, dt_softplus, keep)
+    y, final_state, _ = _forward(*tensors, resets, dt_softplus, keep, backend)
     return y, final_state
 
 
@@ -52,17 +53,18 @@ def _forward(
     resets: Tensor | None,
     dt_softplus: bool,
     keep: bool,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return kernels(x.device.type).forward(
+    return kernels(backend, x, A.shape[1]).forward(
         x, dt, A, B, C, D, z, dt_bias, initial_state, resets, dt_softplus=dt_softplus, keep=keep
     )
 
 
 @_forward.register_fake
-def _(x, dt, A, B, C, D, z, dt_bias, initial_state, resets, dt_softplus, keep):  # type: ignore[no-untyped-def]  # noqa: ARG001
+def _(x, dt, A, B, C, D, z, dt_bias, initial_state, resets, dt_softplus, keep, backend):  # type: ignore[no-untyped-def]  # noqa: ARG001
     batch, length, channels = x.shape
     states = A.shape[1]
-    shape = kernels(x.device.type).checkpoint_shape(batch, length, channels, states) if keep else (0,)
+    shape = kernels(backend, x, states).checkpoint_shape(batch, length, channels, states) if keep else (0,)
     compute = torch.float64 if x.dtype == torch.float64 else torch.float32
     final_state = x.new_empty((batch, channels, states), dtype=compute)
     return x.new_empty(x.shape), final_state, x.new_empty(shape, dtype=compute)
@@ -84,23 +86,23 @@ def _backward(
     resets: Tensor | None,
     checkpoints: Tensor,
     dt_softplus: bool,
+    backend: str,
 ) -> list[Tensor]:
-    gradients = kernels(x.device.type).backward(
+    gradients = kernels(backend, x, A.shape[1]).backward(
         dy, dfinal, x, dt, A, B, C, D, z, dt_bias, initial_state, resets, checkpoints, dt_softplus=dt_softplus
     )
     return [g for g in gradients if g is not None]
 
 
 @_backward.register_fake
-def _(dy, dfinal, x, dt, A, B, C, D, z, dt_bias, initial_state, resets, checkpoints, dt_softplus):  # type: ignore[no-untyped-def]  # noqa: ARG001
+def _(dy, dfinal, x, dt, A, B, C, D, z, dt_bias, initial_state, resets, checkpoints, dt_softplus, backend):  # type: ignore[no-untyped-def]  # noqa: ARG001
     return [t.new_empty(t.shape) for t in (x, dt, A, B, C, D, z, dt_bias, initial_state) if t is not None]
 
 
 def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    *tensors, resets, dt_softplus, keep = inputs
+    *tensors, resets, ctx.dt_softplus, keep, ctx.backend = inputs
     assert keep, "the scan was run without checkpoints although a gradient is asked for"
     ctx.save_for_backward(*tensors, resets, output[2])
-    ctx.dt_softplus = dt_softplus
     ctx.set_materialize_grads(False)
 
 
@@ -108,8 +110,8 @@ def _differentiate(ctx, dy, dfinal, _):  # type: ignore[no-untyped-def]
     *tensors, resets, checkpoints = ctx.saved_tensors
     if dy is None:  # only the final state is used
         dy = torch.zeros_like(tensors[0])
-    present = iter(_backward(dy, dfinal, *tensors, resets, checkpoints, ctx.dt_softplus))
-    return (*(None if t is None else next(present) for t in tensors), None, None, None)
+    present = iter(_backward(dy, dfinal, *tensors, resets, checkpoints, ctx.dt_softplus, ctx.backend))
+    return (*(None if t is None else next(present) for t in tensors), None, None, None, None)
 
 
 _forward.register_autograd(_differentiate, setup_context=_save)

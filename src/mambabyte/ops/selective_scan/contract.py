@@ -34,7 +34,7 @@ def selective_scan(
         B, C: (batch, length, states).
         initial_state: (batch, channels, states), h before position 0; zeros when None.
         resets: (batch, length) bool. True at t: nothing before t reaches t or later, forward or backward.
-        backend: "auto" (by device), "reference", "cpu" or "cuda".
+        backend: "auto" (by device), "reference", "cpu", "cuda" or "triton".
 
     Returns:
         y (batch, length, channels) in x's dtype and the final state (batch, channels, states) in float32 (float64 for
@@ -46,8 +46,10 @@ def selective_scan(
     """
     _check(x, dt, A, B, C, D, z, dt_bias, initial_state, resets)
     chosen = choose("selective_scan", backend, x.device, lambda module: module.why_not(x, A.shape[1]))
-    run = reference.selective_scan if chosen == "reference" else autograd.selective_scan
-    return run(x, dt, A, B, C, D, z, dt_bias, initial_state, resets, dt_softplus=dt_softplus)
+    tensors = (x, dt, A, B, C, D, z, dt_bias, initial_state, resets)
+    if chosen == "reference":
+        return reference.selective_scan(*tensors, dt_softplus=dt_softplus)
+    return autograd.selective_scan(*tensors, dt_softplus=dt_softplus, backend=chosen)
 
 
 def selective_scan_step(
@@ -73,7 +75,7 @@ def selective_scan_step(
     z_row = None if z is None else z[:, None]
     _check(x[:, None], dt[:, None], A, B[:, None], C[:, None], D, z_row, dt_bias, state, None)
     chosen = choose("selective_scan", backend, x.device, lambda module: module.why_not(x, A.shape[1]))
-    run = reference.step if chosen == "reference" else autograd.kernels(chosen).step
+    run = reference.step if chosen == "reference" else autograd.kernels(chosen, x, A.shape[1]).step
     with torch.no_grad():
         return run(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus=dt_softplus)
 
