@@ -1,5 +1,6 @@
 """The distribution that settings make of logits, and draws from it."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mambabyte.generation.cursor import Cursor
-from mambabyte.generation.sampling import Noise, Sampler, Sampling, log_weights, probabilities
+from mambabyte.generation.sampling import Noise, Sampler, Sampling, log_weights, probabilities, winners
 
 RNG = np.random.default_rng(0)
 LOGITS = (RNG.normal(size=256) * 3).astype(np.float32)
@@ -155,3 +156,49 @@ def test_a_setting_out_of_range_is_named(setting, values):
 def test_a_bad_seed_is_named(seed):
     with pytest.raises(ValueError, match="seed must be"):
         Noise(seed)
+
+
+@given(SETTINGS, st.integers(0, 2**32 - 1), st.integers(1, 40))
+def test_several_places_at_once_are_each_as_if_alone(settings, seed, count):
+    rng = np.random.default_rng(seed)
+    settings = dataclasses.replace(settings, repetition_penalty=1.0, temperature=settings.temperature * (seed % 4 > 0))
+    logits = (rng.normal(size=(count, 256)) * 3).round(1).astype(np.float32)
+    sampler, position = Sampler(settings, seed), seed % 100
+    noise = sampler.noise.rows(position, count) if settings.temperature else None
+    together = winners(logits, settings, noise)
+    alone = Sampler(settings, seed)
+    assert together == [alone.scores(row, position + i).argmax() for i, row in enumerate(logits)]
+
+
+def test_noise_of_several_places_is_that_of_each():
+    for position, count in ((0, 1), (30, 5), (31, 70), (64, 32)):
+        noise, alone = Noise(3), Noise(3)
+        rows = noise.rows(position, count)
+        np.testing.assert_array_equal(rows, [alone[position + i] for i in range(count)])
+        np.testing.assert_array_equal(noise[position], rows[0])
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_one_place_that_is_not_finite_among_several_is_an_error(temperature):
+    logits = np.stack([LOGITS] * 3)
+    logits[1, 7] = np.nan
+    with pytest.raises(ValueError, match="not finite"):
+        winners(logits, Sampling(temperature=temperature), np.zeros((3, 256)) if temperature else None)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([1.0, 1.5]))
+def test_a_draw_among_candidates_is_the_draw_among_all_when_no_other_can_come(seed, temperature, penalty):
+    rng = np.random.default_rng(seed)
+    candidates = np.unique(rng.integers(0, 256, 6))
+    weights = rng.random(len(candidates)).astype(np.float32) + np.float32(1e-3)
+    cursor = Cursor(Sampler(Sampling(temperature=temperature, repetition_penalty=penalty), seed), left=9)
+    byte, lead = cursor.draw(candidates, weights)
+    logits = np.full(256, -1e4, np.float32)
+    logits[candidates] = np.log(weights)
+    scores = cursor.scores(logits)
+    assert byte == scores.argmax()
+    if len(candidates) > 1:
+        second, first = np.sort(scores)[-2:]
+        assert lead == pytest.approx(first - second, abs=1e-4)
+    else:
+        assert lead > 100

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mambabyte.generation import ByteDrafter, Cursor, LookupDrafter, generate, stream
 from mambabyte.generation import engine as engines
 from mambabyte.generation.sampling import Sampler, Sampling, log_weights, probabilities
-from mambabyte.generation.speculation import LONGEST, PROBE, VERIFYING, Pace
+from mambabyte.generation.speculation import LONGEST, PROBE, Pace
 from tests.generation.conftest import tiny_model
 
 PROMPTS = [b"", b"a", b"abcabcabcabc", b"\xff\x00\xfe", b"the cat. the dog. the "]
@@ -23,6 +23,10 @@ SETTINGS = [
     {"temperature": 0.6, "top_k": 12, "top_p": 0.9},
     {"min_p": 0.1, "repetition_penalty": 1.3},
 ]
+
+
+def ALWAYS(lead):
+    return True
 
 
 class Scripted:
@@ -42,7 +46,7 @@ class Scripted:
     def close(self):
         pass
 
-    def guess(self, count, cursor):
+    def guess(self, count, cursor, goes_on):
         return self.script[self.at : self.at + count]
 
 
@@ -210,7 +214,7 @@ def test_top_beta_is_inexact_by_name_and_bounded(model):
 
 @given(st.binary(max_size=60).map(lambda b: bytes(97 + x % 3 for x in b)), st.integers(1, 10))
 def test_lookup_continues_the_longest_earlier_match(text, count):
-    guess = LookupDrafter(shortest=2).begin(text).guess(count, Cursor(Sampler(Sampling(), 0), left=99))
+    guess = LookupDrafter(shortest=2).begin(text).guess(count, Cursor(Sampler(Sampling(), 0), left=99), ALWAYS)
     places = [e for e in range(2, len(text)) if text[e - 2 : e] == text[-2:]]
     if not places:
         assert guess == b""
@@ -238,14 +242,38 @@ def test_a_guess_grows_with_acceptance_and_shrinks_with_cost():
     assert guesses.count(0) == 4 * (PROBE - 1)
     pace = Pace(0.0)
     for _ in range(100):
-        pace.time(4, 4.0, 1.0 + 4 * VERIFYING)
-    assert pace.cost == pytest.approx(1.0, rel=1e-3)
-    for _ in range(100):
-        pace.learn(4, 4)
+        pace.learn(pace.begin(), 4, 4)
     assert pace.acceptance > 0.99
     for _ in range(100):
-        pace.learn(4, 0)
+        pace.learn(pace.begin(), 4, 0)
     assert pace.acceptance < 0.01
+
+
+@pytest.mark.parametrize(("alone", "more"), [(1e-4, 2e-6), (2e-3, 3e-4)])
+def test_times_are_measured(alone, more):
+    """A pass of one byte, each byte more in it, and the guessing of a byte at half the time of a pass."""
+    pace, rng = Pace(0.0), np.random.default_rng(0)
+    for _ in range(300):
+        guessed = int(rng.integers(0, 12))
+        pace.time(guessed, 3, 0.5 * alone * guessed, alone + more * guessed)
+    assert pace.verifying == pytest.approx(more / alone, rel=0.2)
+    assert pace.cost == pytest.approx(0.5, rel=0.2)
+    for _ in range(100):
+        pace.time(0, 1, 0.0, alone)
+    assert pace.rate == pytest.approx(1, rel=0.05)
+
+
+def test_a_drafter_stops_where_it_is_not_sure_enough_to_be_worth_its_time():
+    pace = Pace(0.2)
+    pace.rate = 2.0
+    sure, unsure = pace.begin(), pace.begin()
+    assert all(sure(9.0) for _ in range(5))
+    assert [unsure(lead) for lead in (9.0, 0.2, 0.2)] == [True, False, False]
+    for _ in range(100):
+        confidence = pace.begin()
+        confidence(0.2)
+        pace.learn(confidence, 1, 1)
+    assert pace.begin()(0.2), "close calls of this drafter turned out right"
 
 
 def test_wrong_drafters_are_sentences(model):

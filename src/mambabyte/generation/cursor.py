@@ -4,13 +4,17 @@ A drafter is handed the row's cursor and walks ahead with it: it draws with the 
 that will judge its guess, so that it guesses right wherever its distribution makes the same byte win.
 """
 
-import dataclasses
-from typing import Protocol, Self
+import math
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mambabyte.generation.sampling import Mask, Sampler, Scores
+from mambabyte.generation.sampling import Mask, Sampler, Scores, lead
+from mambabyte.models.byte_lm import BYTES
+
+UNLIKELY = -1e4  # log weight of a byte that a drafter does not reckon with
+TINY = np.float32(1e-30)  # added to weights whose logarithm is taken
 
 
 class Rule(Protocol):
@@ -35,8 +39,7 @@ class Rule(Protocol):
         ...
 
 
-@dataclasses.dataclass(frozen=True)
-class Cursor:
+class Cursor(NamedTuple):
     """A place in the output of one row: `position` bytes are chosen, `left` may still come.
 
     recent: the last bytes read and chosen, as many as the repetition penalty looks back.
@@ -59,12 +62,43 @@ class Cursor:
         """The next byte, from its logits."""
         return int(self.scores(logits).argmax())
 
-    def after(self, byte: int) -> Self:
+    def draw(self, candidates: NDArray[np.intp], weights: NDArray[np.float32]) -> tuple[int, float]:
+        """The byte that wins if only `candidates` could come, with such weights, and by how much it leads.
+
+        A constraint may make another byte win, with a lead of 0.
+        """
+        if self.free and len(candidates) == 1:
+            return int(candidates[0]), math.inf
+        logs = np.log(weights + TINY)
+        if self.free:
+            best, by = lead(self.sampler.scores_among(candidates, logs, self.position))
+            return int(candidates[best]), by
+        logits = np.full(BYTES, UNLIKELY, np.float32)
+        logits[candidates] = logs
+        best, by = lead(self.scores(logits))
+        return best, by if logits[best] > UNLIKELY else 0.0
+
+    def after(self, byte: int) -> "Cursor":
         """The place after `byte`."""
-        window = self.sampler.window
-        recent = (self.recent + bytes((byte,)))[-window:] if window else b""
-        state = 0 if self.rule is None else self.rule.after(self.state, byte)
-        return type(self)(self.sampler, self.left - 1, self.position + 1, recent, self.rule, state)
+        sampler, left, position, recent, rule, state = self
+        if rule is not None:
+            state = rule.after(state, byte)
+        if sampler.window:
+            recent = (recent + bytes((byte,)))[-sampler.window :]
+        return Cursor(sampler, left - 1, position + 1, recent, rule, state)
+
+    def noise(self, count: int) -> Scores:
+        """(count, 256) the noise of the next bytes."""
+        return self.sampler.noise.rows(self.position, count)
+
+    def skip(self, count: int) -> "Cursor":
+        """The place after `count` bytes, whichever they are; for a free cursor."""
+        return Cursor(self.sampler, self.left - count, self.position + count)
+
+    @property
+    def free(self) -> bool:
+        """Whether the next byte depends on its logits, the settings and the noise alone."""
+        return self.rule is None and not self.sampler.window
 
     @property
     def ended(self) -> bool:

@@ -4,21 +4,25 @@ One step is one read of the engine: every running row reads the byte it chose la
 that it guesses will follow; it then chooses byte by byte for as long as the guess agrees.
 """
 
+import itertools
 import time
-from typing import Literal
+from typing import Literal, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mambabyte.generation.cursor import Cursor
 from mambabyte.generation.drafters import Guesser
 from mambabyte.generation.engine import Engine, Logits, prefill
-from mambabyte.generation.sampling import Scores
-from mambabyte.generation.speculation import Pace, Statistics, too_close
+from mambabyte.generation.sampling import Scores, winners
+from mambabyte.generation.speculation import Pace, Statistics, agreement, too_close
 from mambabyte.generation.stops import StopMatcher
 from mambabyte.models import ByteLMState
 from mambabyte.models.context import Context
 
 End = Literal["limit", "stop", "complete", "cancelled"]
+T = TypeVar("T", bound=np.generic)
 
 
 class Draft:
@@ -32,6 +36,18 @@ class Draft:
         self.guesser = guesser
         self.pace = Pace(cost)
         self.top_beta = top_beta
+        self._confidence = self.pace.begin()
+
+    def guess(self, cursor: Cursor) -> bytes:
+        """What may follow, one byte short of the limit: the last byte needs no reading."""
+        length = min(self.pace.length(), cursor.left - 1)
+        self._confidence = self.pace.begin()
+        return self.guesser.guess(length, cursor, self._confidence) if length > 0 else b""
+
+    def learn(self, guessed: int, chosen: bytes, accepted: int) -> None:
+        """So many bytes were guessed, the row chose these, and the first so many of them were as guessed."""
+        self.pace.learn(self._confidence, min(guessed, len(chosen)), accepted)
+        self.guesser.read(chosen)
 
 
 class Row:
@@ -55,18 +71,32 @@ class Row:
         # engine's present one is such a state.
         self.anchor: tuple[ByteLMState, int] | None = None
 
-    def take(self, byte: int) -> None:
-        """Choose `byte`, and end the row if it is the last."""
-        self.chosen.append(byte)
-        self.cursor = self.cursor.after(byte)
-        self.output += self.stops.push(byte)
-        self._check_end()
+    @property
+    def free(self) -> bool:
+        """Whether its bytes are those that win by logits and noise alone."""
+        inexact = self.draft is not None and self.draft.top_beta is not None
+        return self.anchor is None and not inexact and self.cursor.free
+
+    def take(self, data: bytes) -> int:
+        """Choose these bytes, up to the one that ends the row; returns how many."""
+        if self.cursor.free and not self.stops.stops:
+            self.chosen += data
+            self.output += data
+            self.cursor = self.cursor.skip(len(data))
+            self._check_end()
+            return len(data)
+        for taken, byte in enumerate(data, 1):
+            self.chosen.append(byte)
+            self.cursor = self.cursor.after(byte)
+            self.output += self.stops.push(byte)
+            self._check_end()
+            if self.end is not None:
+                return taken
+        return len(data)
 
     def guess(self) -> bytes:
-        """What the drafter thinks will follow, one byte short of the limit: the last byte needs no reading."""
-        if self.draft is None or self.cursor.left < 2:
-            return b""
-        return self.draft.guesser.guess(min(self.draft.pace.length(), self.cursor.left - 1), self.cursor)
+        """What the drafter thinks will follow."""
+        return b"" if self.draft is None else self.draft.guess(self.cursor)
 
     def judge(self, scores: Scores, guessed: int | None) -> int:
         """The byte to take."""
@@ -119,13 +149,13 @@ class Decoder:
         begun = [row for row in running if row.chosen]
         for row in running:
             if not row.chosen:
-                self._advance(row, b"", row.context.logits.cpu().numpy())
+                self._advance(row, b"", row.context.logits.cpu().numpy(), None)
         if begun:
             self._read(begun)
         self.statistics.seconds += time.perf_counter() - start
 
     def _read(self, rows: list[Row]) -> None:
-        begun = time.perf_counter()
+        start = time.perf_counter()
         guesses = [row.guess() for row in rows]
         guessed = time.perf_counter()
         for row, guess in zip(rows, guesses, strict=True):
@@ -135,17 +165,42 @@ class Decoder:
         logits = self.engine.read([row.number for row in rows], data)
         read = time.perf_counter()
         self.statistics.passes += len(rows)
-        self.statistics.drafter_seconds += guessed - begun
-        share = 1 / len(rows)
-        for row, guess, after in zip(rows, guesses, logits, strict=True):
-            if row.draft is not None:
-                row.draft.pace.time(sum(map(len, guesses)) * share, (guessed - begun) * share, (read - guessed) * share)
-            number, taken = row.number, self._advance(row, guess, after)
+        self.statistics.drafter_seconds += guessed - start
+        before = self.statistics.bytes
+        winners = winning(rows, logits)
+        for row, guess, after, won in zip(rows, guesses, logits, winners, strict=True):
+            number, taken = row.number, self._advance(row, guess, after, won)
             if row.number == number and taken < len(after):
                 self.engine.rewind(number, taken)
+        share = 1 / len(rows)
+        times = sum(map(len, guesses)) * share, (self.statistics.bytes - before) * share
+        for row in rows:
+            if row.draft is not None:
+                row.draft.pace.time(*times, (guessed - start) * share, (read - guessed) * share)
 
-    def _advance(self, row: Row, guess: bytes, logits: Logits) -> int:
-        """Choose bytes from their logits (1 + len(guess), 256) while the guess agrees; returns how many."""
+    def _advance(self, row: Row, guess: bytes, logits: Logits, won: bytes | None) -> int:
+        """Choose bytes from their logits (1 + len(guess), 256) while the guess agrees; returns how many.
+
+        `won` are the bytes that win after each byte read, if that is all that decides.
+        """
+        if won is not None:
+            accepted = agreement(won, guess)
+            taken = row.take(won[: accepted + 1])
+        else:
+            taken = self._choose(row, guess, logits)
+        chosen = bytes(row.chosen[-taken:])
+        accepted = agreement(chosen, guess)
+        self.statistics.bytes += taken
+        self.statistics.drafted += len(guess)
+        self.statistics.accepted += accepted
+        if row.draft is not None:
+            start = time.perf_counter()
+            row.draft.learn(len(guess), chosen, accepted)
+            self.statistics.drafter_seconds += time.perf_counter() - start
+        return taken
+
+    def _choose(self, row: Row, guess: bytes, logits: Logits) -> int:
+        """Byte by byte, each with the constraint and the penalty that those before it leave; returns how many."""
         taken = 0
         for after, guessed in zip(logits, [*guess, None], strict=True):
             scores = row.cursor.scores(after)
@@ -155,24 +210,10 @@ class Decoder:
                 scores = row.cursor.scores(self._replay(row))
                 guessed = None
             byte = row.judge(scores, guessed)
-            row.take(byte)
-            taken += 1
+            taken += row.take(bytes((byte,)))
             if row.end is not None or byte != guessed:
                 break
-        self._learn(row, guess, taken)
         return taken
-
-    def _learn(self, row: Row, guess: bytes, taken: int) -> None:
-        new = bytes(row.chosen[-taken:])
-        accepted = sum(1 for a, b in zip(new, guess, strict=False) if a == b)
-        self.statistics.bytes += taken
-        self.statistics.drafted += len(guess)
-        self.statistics.accepted += accepted
-        if row.draft is not None:
-            start = time.perf_counter()
-            row.draft.pace.learn(min(len(guess), taken), accepted)
-            row.draft.guesser.read(new)
-            self.statistics.drafter_seconds += time.perf_counter() - start
 
     def _replay(self, row: Row) -> Logits:
         """The logits after all chosen bytes as plain decoding has them, read one by one from where it last was.
@@ -211,3 +252,28 @@ class Decoder:
         self.engine.leave(row.number)
         if row.draft is not None:
             row.draft.guesser.close()
+
+
+def winning(rows: list[Row], logits: list[Logits]) -> list[bytes | None]:
+    """The bytes that win in the logits (n, 256) of each row, as if it was alone; None where more than those decides.
+
+    Rows with the same settings are looked at together.
+    """
+    together: dict[int, list[int]] = {}
+    for index, row in enumerate(rows):
+        if row.free:
+            together.setdefault(id(row.cursor.sampler.settings), []).append(index)
+    won: list[bytes | None] = [None] * len(rows)
+    for some in together.values():
+        settings = rows[some[0]].cursor.sampler.settings
+        noise = None
+        if settings.temperature > 0:
+            noise = _joined([rows[i].cursor.noise(len(logits[i])) for i in some])
+        found = iter(winners(_joined([logits[i] for i in some]), settings, noise))
+        for i in some:
+            won[i] = bytes(itertools.islice(found, len(logits[i])))
+    return won
+
+
+def _joined(arrays: list[NDArray[T]]) -> NDArray[T]:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)

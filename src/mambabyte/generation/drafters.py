@@ -3,11 +3,15 @@
 A guess is never trusted, so a drafter may be anything; only speed depends on how good it is.
 """
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
 
 from mambabyte.generation.cursor import Cursor
 from mambabyte.generation.engine import Engine, Logits, open_engine, prefill
+from mambabyte.generation.sampling import lead
 from mambabyte.models import ByteLM
+
+GoesOn: TypeAlias = Callable[[float], bool]
 
 
 class Guesser(Protocol):
@@ -17,8 +21,12 @@ class Guesser(Protocol):
         """Take bytes that were decided, which follow those read before."""
         ...
 
-    def guess(self, count: int, cursor: Cursor) -> bytes:
-        """At most `count` bytes that may follow those read; `cursor` is the row's."""
+    def guess(self, count: int, cursor: Cursor, goes_on: GoesOn) -> bytes:
+        """At most `count` bytes, at least 1, that may follow those read; `cursor` is the row's.
+
+        A drafter that knows by how much a byte won (in log weights, noise included) asks `goes_on` after each byte, in
+        order, and guesses no further when that says no.
+        """
         ...
 
     def close(self) -> None:
@@ -72,7 +80,7 @@ class LookupGuesser:
                 self._ends.setdefault(bytes(self._text[-n:]), []).append(len(self._text))
             self._text.append(byte)
 
-    def guess(self, count: int, cursor: Cursor) -> bytes:  # noqa: ARG002
+    def guess(self, count: int, cursor: Cursor, goes_on: GoesOn) -> bytes:  # noqa: ARG002
         """See `Guesser.guess`; nothing where the last bytes are new."""
         ends = self._ends.get(bytes(self._text[-self._shortest :]), [])
         if not ends:
@@ -85,11 +93,12 @@ class LookupGuesser:
         """See `Guesser.close`; nothing is held."""
 
     def _common(self, end: int) -> int:
-        """How many bytes before `end` equal the last ones of the text."""
-        text, length = self._text, self._shortest
-        while length < min(end, self.LONGEST) and text[end - 1 - length] == text[-1 - length]:
-            length += 1
-        return length
+        """How many bytes before `end` equal the last ones of the text, at most `LONGEST`."""
+        length = min(end, self.LONGEST)
+        there = int.from_bytes(self._text[end - length : end], "big")
+        here = int.from_bytes(self._text[-length:], "big")
+        differ = there ^ here  # as one number each: what agrees at the end is a run of zero bits
+        return ((differ & -differ).bit_length() - 1) // 8 if differ else length
 
 
 class ByteDrafter:
@@ -126,7 +135,7 @@ class ByteGuesser:
         self.close()
         self._trail, self._guessed, self._unread = [kept], b"", data[known:]
 
-    def guess(self, count: int, cursor: Cursor) -> bytes:
+    def guess(self, count: int, cursor: Cursor, goes_on: GoesOn) -> bytes:
         """See `Guesser.guess`."""
         if self._unread:
             row = self._trail[-1][0]
@@ -134,12 +143,13 @@ class ByteGuesser:
         guessed = bytearray()
         while len(guessed) < count and not cursor.ended:
             row, logits = self._trail[-1]
-            byte = cursor.choose(logits)
+            byte, by = lead(cursor.scores(logits))
             cursor = cursor.after(byte)
             guessed.append(byte)
-            if len(guessed) < count:
-                row = self._engine.fork(row)
-                self._trail.append((row, self._engine.read([row], [guessed[-1:]])[0][-1].copy()))
+            if len(guessed) == count or not goes_on(by):
+                break
+            row = self._engine.fork(row)
+            self._trail.append((row, self._engine.read([row], [guessed[-1:]])[0][-1].copy()))
         self._guessed = bytes(guessed)
         return self._guessed
 

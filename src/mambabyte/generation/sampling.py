@@ -9,6 +9,7 @@ whether or how a drafter guessed ahead.
 import dataclasses
 import math
 from collections.abc import Callable, Collection
+from functools import cached_property
 from numbers import Integral, Real
 from typing import Any, TypedDict
 
@@ -20,7 +21,8 @@ from mambabyte.models.byte_lm import BYTES
 Scores = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-NOISE_BLOCK = 32  # positions whose noise is drawn at once: 5 microseconds a byte instead of 20
+NOISE_BLOCK = 32  # positions whose noise is drawn at once: 2 microseconds a byte instead of 10
+COLDEST = 1e-200  # below it a temperature could only overflow: any two logits that differ are as far apart as need be
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -64,6 +66,12 @@ class Sampling:
         if self.min_p is not None:
             expect("min_p", self.min_p, lambda v: 0 <= v <= 1, "from 0 to 1")
 
+    @cached_property
+    def truncates(self) -> bool:
+        """Whether top-k, top-p or min-p removes bytes."""
+        some = self.top_k is not None and self.top_k < BYTES, self.top_p is not None and self.top_p < 1, self.min_p
+        return self.temperature > 0 and any(some)
+
 
 def expect(name: str, value: object, fits: Callable[[Any], bool], range_: str) -> None:
     """Raise ValueError, naming the setting and its range, unless `value` is a number that fits."""
@@ -96,31 +104,46 @@ def log_weights(
         scores[index] = np.where(seen > 0, seen / settings.repetition_penalty, seen * settings.repetition_penalty)
     if allowed is not None:
         scores[~allowed] = -np.inf
-    top = scores.max()
-    if not math.isfinite(top):
+    expect_finite(scores.max())
+    return _tempered(scores, settings)
+
+
+def expect_finite(best: float) -> None:
+    """Raise ValueError unless the largest of some scores is finite; it is not if any of them is NaN or infinite."""
+    if not math.isfinite(best):
         raise ValueError(
             "the model's logits are not finite, so no byte can be drawn: "
             "its weights, or the state it continues, are damaged"
         )
-    if settings.temperature == 0:
-        return scores
-    with np.errstate(over="ignore"):  # a tiny temperature sends all but the best to -inf, as it should
-        scores = (scores - top) / settings.temperature
-    return _truncate(scores, settings)
+
+
+def _tempered(scores: Scores, settings: Sampling) -> Scores:
+    """Temperature, top-k, top-p and min-p on the last axis of `scores` (..., n), which may be written into."""
+    if settings.temperature not in (0, 1):
+        scores = scores / max(settings.temperature, COLDEST)
+    return _truncate(scores, settings) if settings.truncates else scores
 
 
 def _truncate(scores: Scores, settings: Sampling) -> Scores:
-    """Top-k, then top-p, then min-p on log weights whose maximum is 0."""
-    if settings.top_k is not None and settings.top_k < BYTES:
-        scores[np.argsort(-scores, kind="stable")[settings.top_k :]] = -np.inf
-    if settings.top_p is not None and settings.top_p < 1:
-        order = np.argsort(-scores, kind="stable")
-        weights = np.exp(scores[order])
-        before = np.cumsum(weights) - weights  # of the more likely bytes
-        scores[order[before >= settings.top_p * weights.sum()]] = -np.inf
+    """Top-k, then top-p, then min-p on log weights (..., n)."""
+    scores -= scores.max(-1, keepdims=True)
+    if settings.top_k is not None or settings.top_p is not None:
+        for row in scores.reshape(-1, scores.shape[-1]):
+            _keep_likeliest(row, settings)
     if settings.min_p:
         scores[scores < math.log(settings.min_p)] = -np.inf
     return scores
+
+
+def _keep_likeliest(scores: Scores, settings: Sampling) -> None:
+    """Top-k, then top-p, on log weights (n,) in place."""
+    order = (-scores).argsort(kind="stable")[: settings.top_k]
+    if settings.top_p is not None and settings.top_p < 1:
+        total = np.exp(scores[order]).cumsum()
+        order = order[: 1 + int(total[:-1].searchsorted(settings.top_p * total[-1]))]
+    kept = scores[order]
+    scores.fill(-np.inf)
+    scores[order] = kept
 
 
 def probabilities(scores: Scores) -> Scores:
@@ -131,35 +154,51 @@ def probabilities(scores: Scores) -> Scores:
 
 class Noise:
     """Gumbel noise g(position) (256,) float64, a pure function of (seed, position): Philox in counter mode
-    (https://doi.org/10.1145/2063384.2063405)."""
+    (https://doi.org/10.1145/2063384.2063405).
+
+    The two latest blocks are kept, for a drafter looks ahead into the next one.
+    """
 
     def __init__(self, seed: int) -> None:
         expect_integer("seed", seed, least=0)
         if seed >= 2**64:
             raise ValueError(f"seed must be less than 2**64, got {seed}")
         self.seed = int(seed)
-        self._block, self._values = -1, np.empty((0, BYTES))
+        self._blocks: dict[int, Scores] = {}
 
     def __getitem__(self, position: int) -> Scores:
         block, offset = divmod(position, NOISE_BLOCK)
-        if block != self._block:
-            generator = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, block, 0]))
-            exponential = -np.log1p(-generator.random((NOISE_BLOCK, BYTES)))
-            self._block, self._values = block, -np.log(np.maximum(exponential, 2.0**-54))
-        return self._values[offset]
+        values = self._blocks.get(block)
+        return (self._draw(block) if values is None else values)[offset]
+
+    def rows(self, position: int, count: int) -> Scores:
+        """(count, 256) the noise of so many positions from `position` on."""
+        block, offset = divmod(position, NOISE_BLOCK)
+        values = self._blocks.get(block)
+        values = self._draw(block) if values is None else values
+        if offset + count <= NOISE_BLOCK:
+            return values[offset : offset + count]
+        rest = offset + count - NOISE_BLOCK
+        return np.concatenate((values[offset:], self.rows(position + count - rest, rest)))
+
+    def _draw(self, block: int) -> Scores:
+        generator = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, block, 0]))
+        exponential = -np.log1p(-generator.random((NOISE_BLOCK, BYTES)))
+        values = -np.log(np.maximum(exponential, 2.0**-54))
+        if len(self._blocks) == 2:
+            del self._blocks[next(iter(self._blocks))]
+        self._blocks[block] = values
+        return values
 
 
 class Sampler:
-    """One row's draws: settings and noise, no other state."""
+    """One row's draws: settings and noise, no other state. `window` is how many bytes back the repetition penalty
+    looks; 0 if there is none."""
 
     def __init__(self, settings: Sampling, seed: int) -> None:
         self.settings = settings
         self.noise = Noise(seed)
-
-    @property
-    def window(self) -> int:
-        """How many bytes back the repetition penalty looks; 0 if there is none."""
-        return self.settings.repetition_window if self.settings.repetition_penalty != 1 else 0
+        self.window = settings.repetition_window if settings.repetition_penalty != 1 else 0
 
     def scores(
         self, logits: NDArray[np.float32], position: int, recent: bytes = b"", allowed: Mask | None = None
@@ -170,3 +209,35 @@ class Sampler:
         """
         scores = log_weights(logits, self.settings, set(recent), allowed)
         return scores + self.noise[position] if self.settings.temperature > 0 else scores
+
+    def scores_among(self, candidates: NDArray[np.intp], logs: NDArray[np.float32], position: int) -> Scores:
+        """(n,) as `scores` without penalty and constraint, if only these bytes could come, with such log weights."""
+        scores = _tempered(logs.astype(np.float64), self.settings)
+        return scores + self.noise[position][candidates] if self.settings.temperature > 0 else scores
+
+
+def lead(scores: Scores) -> tuple[int, float]:
+    """The place of the largest score, and by how much it leads; infinitely where nothing else can win."""
+    best = int(scores.argmax())
+    if len(scores) == 1:
+        return best, math.inf
+    others = scores.copy()
+    others[best] = -np.inf
+    return best, float(scores[best] - others.max())
+
+
+def winners(logits: NDArray[np.float32], settings: Sampling, noise: Scores | None) -> list[int]:
+    """The byte that wins in each row of logits (n, 256), where nothing else decides: no penalty and no constraint.
+
+    noise: (n, 256) of each row's position; None at temperature 0. Each is the byte that `Sampler.scores` makes win.
+    Raises as `log_weights`.
+    """
+    if noise is None:
+        best = logits.argmax(-1)
+        scores: NDArray[Any] = logits
+    else:
+        scores = _tempered(logits.astype(np.float64), settings) + noise
+        best = scores.argmax(-1)
+    for row, byte in enumerate(chosen := best.tolist()):
+        expect_finite(scores[row, byte])
+    return chosen

@@ -5,28 +5,45 @@ the *rest*, wait, and only narrow down the next subword to those that agree with
 a word costs nothing but the steps after the boundary before it, whose states are held.
 """
 
-import dataclasses
+import math
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mambabyte.data.subwords import Subwords
-from mambabyte.generation.cursor import Cursor
+from mambabyte.generation.cursor import TINY, Cursor
+from mambabyte.generation.drafters import GoesOn
 from mambabyte.generation.engine import Engine, Logits, open_engine, prefill
 from mambabyte.generation.sorted_pieces import SortedPieces
+from mambabyte.generation.speculation import agreement
 from mambabyte.models import ByteLM
 
 TOKENISE = 24  # a longer rest is cut into subwords by the vocabulary instead of by the model
 
+Weights = NDArray[np.float32]
 
-@dataclasses.dataclass(frozen=True)
-class _Boundary:
-    """After `length` bytes of the rest and the guess: a row of the engine that has read them, and the probability of
-    each subword to follow, in the vocabulary's lexicographic order."""
+
+class _Boundary(NamedTuple):
+    """After `length` bytes of the rest and the guess: a row of the engine that has read them, and weights in proportion
+    to the probability of each subword to follow, in the vocabulary's lexicographic order."""
 
     length: int
     row: int
-    weights: NDArray[np.float64]
+    weights: Weights
+
+
+class _Ahead(NamedTuple):
+    """Where a guess has come to: the beginning of a subword, the row's place after it, and whether to go on.
+
+    `doubt` is by how much it is likelier that the subword ends here than that it goes on (in log weights): the next
+    byte cannot be more certain.
+    """
+
+    piece: bytes
+    cursor: Cursor
+    doubt: float
+    goes_on: bool
 
 
 class SubwordDrafter:
@@ -57,30 +74,27 @@ class SubwordGuesser:
 
     def read(self, data: bytes) -> None:
         """See `Guesser.read`."""
-        expected, found = self._rest + self._guessed, self._rest + data
-        agree = next((i for i, (a, b) in enumerate(zip(expected, found, strict=False)) if a != b), None)
-        agree = min(len(expected), len(found)) if agree is None else agree
+        found = self._rest + data
+        agree = len(self._rest) + agreement(self._guessed, data)
         boundary = self._trail.pop(max(i for i, b in enumerate(self._trail) if b.length <= agree))
         self.close()
         self._rest, self._guessed = found[boundary.length :], b""
-        self._trail = [dataclasses.replace(boundary, length=0)]
+        self._trail = [boundary._replace(length=0)]
 
-    def guess(self, count: int, cursor: Cursor) -> bytes:
+    def guess(self, count: int, cursor: Cursor, goes_on: GoesOn) -> bytes:
         """See `Guesser.guess`."""
         if len(self._rest) > TOKENISE:
-            *ids, last = self._subwords.encode(self._rest)
-            row = self._trail[-1].row
-            self._trail = [_Boundary(0, row, self._weights(self._engine.read([row], [ids])[0][-1]))]
-            self._rest = self._subwords.pieces[last]
-        guessed, here = b"", self._trail[-1]
-        while len(guessed) < count and not cursor.ended:
+            self._tokenise()
+        guessed, here, doubt = b"", self._trail[-1], math.inf
+        while not cursor.ended:
             rest = (self._rest + guessed)[here.length :]
             piece = self._within(rest, here.weights)
             if piece is None:
-                piece, cursor = self._beyond(rest, here.weights, cursor, count - len(guessed))
+                ahead = self._beyond(rest, here.weights, cursor, count - len(guessed), doubt, goes_on)
+                piece, cursor, doubt = ahead.piece, ahead.cursor, ahead.doubt
                 guessed += piece[len(rest) :]
-            if len(guessed) == count or piece not in self._subwords.numbers:
-                break
+                if not ahead.goes_on:
+                    break
             here = self._step(piece, here)
             self._trail.append(here)
         self._guessed = guessed
@@ -92,42 +106,58 @@ class SubwordGuesser:
             self._engine.leave(boundary.row)
         self._trail = []
 
+    def _tokenise(self) -> None:
+        """Read all of the rest but its last subword, as the vocabulary cuts it."""
+        *ids, last = self._subwords.encode(self._rest)
+        row = self._trail[-1].row
+        self._trail = [_Boundary(0, row, self._weights(self._engine.read([row], [ids])[0][-1]))]
+        self._rest = self._subwords.pieces[last]
+
     def _step(self, piece: bytes, here: _Boundary) -> _Boundary:
         row = self._engine.fork(here.row)
         logits = self._engine.read([row], [[self._subwords.numbers[piece]]])[0][-1]
         return _Boundary(here.length + len(piece), row, self._weights(logits))
 
-    def _weights(self, logits: Logits) -> NDArray[np.float64]:
-        scores = logits.astype(np.float64)[self._pieces.ids]
-        weights = np.exp(scores - scores.max())
-        return weights / weights.sum()
+    def _weights(self, logits: Logits) -> Weights:
+        scores = logits.take(self._pieces.ids)
+        scores -= scores.max()
+        return np.exp(scores, out=scores)
 
-    def _within(self, rest: bytes, weights: NDArray[np.float64]) -> bytes | None:
+    def _within(self, rest: bytes, weights: Weights) -> bytes | None:
         """The likeliest subword that is a beginning of `rest`, if likelier than all that go beyond it."""
-        pieces = self._pieces
-        beyond, best, likeliest = weights[pieces.beginning_with(rest)].sum() if rest else np.inf, None, 0.0
-        for length in range(1, len(rest) + 1):
-            same = pieces.beginning_with(rest[:length])
-            if same.start < same.stop and pieces.pieces[same.start] == rest[:length]:
-                weight = weights[same.start]
-                if length == len(rest):
-                    beyond -= weight
-                if weight >= likeliest:
-                    best, likeliest = rest[:length], weight
-        return best if likeliest >= beyond else None
-
-    def _beyond(self, piece: bytes, weights: NDArray[np.float64], cursor: Cursor, room: int) -> tuple[bytes, Cursor]:
-        """Lengthen `piece` byte by byte, each drawn as the row will draw it, until it is likelier to be a subword
-        than to go on, or has `room` bytes more."""
-        pieces, start = self._pieces, len(piece)
-        while len(piece) - start < room and not cursor.ended:
-            next_bytes = pieces.next_bytes(pieces.beginning_with(piece), len(piece), weights)
-            on, ended = next_bytes[:256], next_bytes[256]
-            if len(piece) > start and ended >= on.sum():
+        if not rest:
+            return None
+        best, likeliest = rest[:1], -1.0
+        for length in range(1, min(len(rest), self._pieces.longest) + 1):
+            beginning = self._pieces.beginning_with(rest[:length])
+            if beginning.whole and weights[beginning.where.start] >= likeliest:
+                best, likeliest = rest[:length], weights[beginning.where.start]
+            if not len(beginning.nexts):
                 break
-            with np.errstate(divide="ignore"):
-                byte = cursor.choose(np.maximum(np.log(on), -1e4).astype(np.float32))
-            if on[byte] == 0:  # a constraint wants what no subword has here
-                return piece, cursor
+        _, nexts = self._pieces.beginning_with(rest).split(weights)
+        return best if likeliest >= nexts.sum() else None
+
+    def _beyond(
+        self, piece: bytes, weights: Weights, cursor: Cursor, room: int, doubt: float, goes_on: GoesOn
+    ) -> _Ahead:
+        """Lengthen `piece` byte by byte, each drawn as the row will draw it, until it is likelier to be a subword than
+        to go on, or has `room` bytes more, or nothing is worth guessing.
+
+        The first byte follows a boundary that is itself in `doubt`.
+        """
+        start = len(piece)
+        while not cursor.ended:
+            beginning = self._pieces.beginning_with(piece)
+            ended, nexts = beginning.split(weights)
+            on = float(nexts.sum())
+            ends = math.log((ended + TINY) / (on + TINY))
+            if beginning.whole and len(piece) > start and ends >= 0:
+                return _Ahead(piece, cursor, ends, goes_on=True)
+            byte, by = cursor.draw(beginning.nexts, nexts)
+            if by == 0 and byte not in beginning.nexts:
+                break
             piece, cursor = piece + bytes((byte,)), cursor.after(byte)
-        return piece, cursor
+            if not goes_on(min(by, doubt, -ends)) or len(piece) - start == room:
+                break
+            doubt = math.inf
+        return _Ahead(piece, cursor, doubt, goes_on=False)
