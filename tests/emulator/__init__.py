@@ -63,6 +63,7 @@ class _Launch(ctypes.Structure):
         ("memory", ctypes.POINTER(_Memory)),
         ("memories", ctypes.c_size_t),
         ("ordered", ctypes.c_uint),
+        ("early", ctypes.c_uint),
     )
 
 
@@ -78,6 +79,7 @@ class Emulated:
         threads: int,
         *arguments: Tensor | int | float | bytes | ctypes.Structure | None,
         shared: int = 0,
+        early: bool = False,
         seed: int = 0,
         seconds: float = 60.0,
         races: bool = False,
@@ -88,6 +90,7 @@ class Emulated:
         Seed 0 runs threads in order and completes asynchronous copies as late as possible; others shuffle both.
         With `races`, some ten times slower, every access to memory is checked: against those of other threads that no
         barrier orders, and against the extent of the arguments' tensors or, where structs hold pointers, of `memory`.
+        An `early` launch is only ordered after the one before it, which must be checked for races too, where it waits.
         Raises EmulationError for what the kernel does wrong, or after `seconds` of processor time.
         """
         library = _library(self.sources, self.defines, races)
@@ -102,11 +105,24 @@ class Emulated:
         known = _extents(arguments, memory)
         extents = None if known is None else (_Memory * len(known))(*known)
         launch = _Launch(
-            *(grid, threads, shared, len(buffers), seed, seconds, values, sizes, extents, len(known or ()), races)
+            *(
+                grid,
+                threads,
+                shared,
+                len(buffers),
+                seed,
+                seconds,
+                values,
+                sizes,
+                extents,
+                len(known or ()),
+                races,
+                early,
+            )
         )
         said = entry(ctypes.byref(launch))
         if said is not None:
-            raise EmulationError(f"{self.name}: {_with_lines(said.decode(), Path(library._name))}")
+            raise EmulationError(f"{self.name}: {_with_lines(said.decode())}")
 
 
 def get(sources: tuple[str, ...], name: str, **defines: int) -> Emulated:
@@ -190,15 +206,16 @@ def _library(sources: tuple[str, ...], defines: tuple[tuple[str, int], ...], rac
     return ctypes.CDLL(str(place))
 
 
-def _with_lines(said: str, library: Path) -> str:
+def _with_lines(said: str) -> str:
     """The report with each `@address@` replaced by the kernel's lines, innermost first."""
-    return re.sub(r"@(0x[0-9a-f]+)@", lambda found: _line(int(found[1], 16), library), said)
+    return re.sub(r"@(0x[0-9a-f]+)@", lambda found: _line(int(found[1], 16)), said)
 
 
-def _line(address: int, library: Path) -> str:
+def _line(address: int) -> str:
     for mapping in Path("/proc/self/maps").read_text().splitlines():
         first, _, rest = mapping.partition("-")
-        if mapping.endswith(library.name) and int(first, 16) <= address < int(rest.split()[0], 16):
+        library = _folder() / Path(mapping).name
+        if int(first, 16) <= address < int(rest.split()[0], 16) and mapping.endswith(str(library)):
             offset = address - int(first, 16) + int(rest.split()[2], 16)
             break
     else:

@@ -34,4 +34,4 @@ __device__ __forceinline__ void get(const u64* place, u64& first, u64& second) {
 }
 __device__ __forceinline__ void look_again() { emulated::look_again(); }
 __device__ __forceinline__ void let_next_begin() {}
-__device__ __forceinline__ void wait_for_previous() {}
+__device__ __forceinline__ void wait_for_previous() { emulated::wait_for_previous(); }

@@ -5,6 +5,7 @@
 #include <csetjmp>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -18,8 +19,10 @@ constexpr unsigned RESIDENT = 8192;  // threads alive at once; later blocks star
 constexpr int NAMED = 16;            // barriers of a block
 constexpr unsigned char UNWRITTEN = 0xff, FENCE = 0xa5;
 
-// Vector clocks: component i is the last event of timeline i (a thread's, or an mbarrier's) known to have happened.
+// Vector clocks: the last event of each timeline (a thread's, or an mbarrier's) known to have happened. Threads that
+// have just met know the same and share it.
 using Clock = std::vector<unsigned>;
+using Knowledge = std::shared_ptr<const Clock>;
 
 struct Block;
 struct Thread : Here {  // lies at the top of its own stack
@@ -28,7 +31,7 @@ struct Thread : Here {  // lies at the top of its own stack
     Block* home;
     unsigned index;     // in the block
     unsigned timeline;  // its component of the clocks
-    Clock seen;
+    Knowledge seen;     // of all timelines but its own
     const char* waits;  // what for; null while it can run
     const void* site;
     unsigned detail[2];
@@ -41,7 +44,8 @@ struct Barrier {  // in shared memory, see PTX mbarrier
     unsigned expected, pending, phase;
     long long bytes;
     unsigned timeline, completed;
-    Clock gathered, done;
+    Clock gathered;
+    Knowledge last, done;  // the last that was gathered; what had been when the phase was complete
     std::vector<Thread*> waiting;
 };
 struct Named {
@@ -104,17 +108,16 @@ void flip_if_complete(Barrier& barrier);
 // What happened before what, and the races that follow (races.cpp); all do nothing in a launch that does not ask.
 namespace order {
 void begin(char* stacks, size_t bytes);
-void end();
 void start_thread(Thread& thread);
 void start_barrier(Barrier& barrier);
 void meet(Thread* const* threads, size_t count);
-void release(Clock& to);
-void acquire(const Clock& from);
-void release(const void* address);
-void acquire(const void* address);
+void arrive(Barrier& barrier);
+void acquire(const Knowledge& from);
+void atomic(const void* address);
 void complete(Barrier& barrier);
 void copy(void* shared, const void* global, unsigned bytes, const Barrier& barrier, const void* site);
 void check(const void* address, size_t bytes, bool write, const void* site);
+void wait_for_previous();
 void forget(const void* memory, size_t bytes);
 }  // namespace order
 

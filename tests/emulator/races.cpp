@@ -24,9 +24,11 @@ constexpr unsigned GRAIN = 2, CELLS = PAGE / GRAIN;
 char* stacks;
 size_t stack_bytes;
 std::unordered_map<uintptr_t, Cell*> pages;
-std::unordered_map<const void*, Clock> counters;
-std::vector<unsigned> times;    // by timeline
-std::vector<uint64_t> owners;   // block << 32 | thread; all ones: an mbarrier
+std::unordered_map<const void*, Clock> atomics;
+Knowledge nothing, everything_before;  // at the start of a launch: whether those before have ended
+std::vector<unsigned> times;   // by timeline
+std::vector<uint64_t> owners;  // block << 32 | thread; all ones: an mbarrier
+unsigned first;                // timeline of this launch; those below are of launches that may not have ended
 constexpr uint64_t A_BARRIER = ~0ull;
 bool active() { return machine->launch->ordered; }
 
@@ -39,10 +41,19 @@ unsigned new_timeline(uint64_t owner) {
     owners.push_back(owner);
     return (unsigned)times.size() - 1;
 }
-void tick(Thread& thread) { thread.seen[thread.timeline] = ++times[thread.timeline]; }
+// A clock begins with whether the launches before have ended.
+size_t component(unsigned timeline) { return timeline < first ? 0 : timeline - first + 1; }
+void note(Clock& clock, unsigned timeline, unsigned time) {
+    if (clock.size() <= component(timeline)) clock.resize(component(timeline) + 1);
+    clock[component(timeline)] = time;
+}
+// All that a thread has done until now goes into the clock; what it does next is a later event.
+void add_own(Clock& clock, const Thread& thread) { note(clock, thread.timeline, times[thread.timeline]++); }
 bool before(const Event& event, const Thread& me) {
     if (event.time == 0 || event.timeline == me.timeline) return true;
-    return event.timeline < me.seen.size() && me.seen[event.timeline] >= event.time;
+    const Clock& seen = *me.seen;
+    size_t i = component(event.timeline);
+    return i == 0 ? seen[0] : i < seen.size() && seen[i] >= event.time;
 }
 
 uintptr_t last_page;
@@ -79,6 +90,7 @@ void describe(const Thread& me, const char* address) {
         other_wrote ? "written" : "read");
     if (owners[other.timeline] == A_BARRIER) say(" by an asynchronous copy");
     else say(" by block %u, thread %u", (unsigned)(owners[other.timeline] >> 32), (unsigned)owners[other.timeline]);
+    if (other.timeline < first) say(" of a launch before");
     say(" @%p@, and nothing orders the two", other.site);
     machine->failed = true;
     siglongjmp(machine->escape, -1);
@@ -136,45 +148,65 @@ void access(const void* address, size_t bytes, bool write, const void* site) {
 
 }  // namespace
 
-void begin(char* from, size_t bytes) { stacks = from, stack_bytes = bytes; }
-void end() {
-    for (auto& [page, cells] : pages) delete[] cells;
-    last_cells = nullptr;
-    pages.clear(), counters.clear(), times.clear(), owners.clear();
+void begin(char* from, size_t bytes) {
+    stacks = from, stack_bytes = bytes;
+    if (!machine->launch->early || !active()) {
+        for (auto& [page, cells] : pages) delete[] cells;
+        last_cells = nullptr;
+        pages.clear(), times.clear(), owners.clear();
+    }
+    first = (unsigned)times.size();
+    atomics.clear();
+    nothing = std::make_shared<Clock>(1, 0), everything_before = std::make_shared<Clock>(1, 1);
 }
 void start_thread(Thread& thread) {
     if (!active()) return;
     thread.timeline = new_timeline((uint64_t)thread.home->number << 32 | thread.index);
-    thread.seen.resize(thread.timeline + 1);
-    thread.seen[thread.timeline] = 1;
+    thread.seen = machine->launch->early ? nothing : everything_before;
 }
+void wait_for_previous() { acquire(everything_before); }
 void start_barrier(Barrier& barrier) {
     if (active()) barrier.timeline = new_timeline(A_BARRIER);
 }
 void meet(Thread* const* threads, size_t count) {
     if (!active()) return;
-    static Clock all;
-    all.clear();
-    for (size_t i = 0; i < count; i++) join(all, threads[i]->seen);
-    for (size_t i = 0; i < count; i++) threads[i]->seen = all, tick(*threads[i]);
+    auto all = std::make_shared<Clock>(*threads[0]->seen);
+    for (size_t i = 1; i < count; i++)
+        if (threads[i]->seen != threads[i - 1]->seen) join(*all, *threads[i]->seen);
+    for (size_t i = 0; i < count; i++) add_own(*all, *threads[i]);
+    for (size_t i = 0; i < count; i++) threads[i]->seen = all;
 }
-void release(Clock& to) {
+void acquire(const Knowledge& from) {
+    static Knowledge last_seen, last_from, last;  // neighbours often know the same and learn the same
+    if (!active() || !from || current()->seen == from) return;
+    Knowledge& seen = current()->seen;
+    if (seen != last_seen || from != last_from) {
+        auto both = std::make_shared<Clock>(*seen);
+        join(*both, *from);
+        last_seen = seen, last_from = from, last = both;
+    }
+    seen = last;
+}
+void arrive(Barrier& barrier) {
     if (!active()) return;
-    join(to, current()->seen);
-    tick(*current());
+    Thread& me = *current();
+    if (barrier.last != me.seen) join(barrier.gathered, *me.seen);
+    barrier.last = me.seen;
+    add_own(barrier.gathered, me);
 }
-void acquire(const Clock& from) {
-    if (active()) join(current()->seen, from);
+void atomic(const void* address) {
+    if (!active()) return;
+    Clock& clock = atomics[address];
+    acquire(std::make_shared<Clock>(clock));
+    join(clock, *current()->seen);
+    add_own(clock, *current());
 }
-void release(const void* address) { release(counters[address]); }
-void acquire(const void* address) { acquire(counters[address]); }
 
 // A copy is an event of its barrier's timeline, known to whoever has waited for the phase that it completes.
 void complete(Barrier& barrier) {
     if (!active()) return;
-    barrier.done = barrier.gathered;
-    if (barrier.done.size() <= barrier.timeline) barrier.done.resize(barrier.timeline + 1);
-    barrier.done[barrier.timeline] = ++barrier.completed;
+    note(barrier.gathered, barrier.timeline, ++barrier.completed);
+    barrier.done = std::make_shared<Clock>(barrier.gathered);
     times[barrier.timeline] = barrier.completed + 1;
 }
 void copy(void* shared, const void* global, unsigned bytes, const Barrier& barrier, const void* site) {
@@ -184,7 +216,7 @@ void copy(void* shared, const void* global, unsigned bytes, const Barrier& barri
     check_bounds(me, (const char*)global, bytes, false, site);
     access_cells(me, (const char*)global, bytes, false, now);
     for (uintptr_t grain = (uintptr_t)global / GRAIN; grain < ((uintptr_t)global + bytes) / GRAIN; grain++)
-        if (cells(grain / CELLS)[grain % CELLS].write.time)
+        if (const Event& write = cells(grain / CELLS)[grain % CELLS].write; write.time && write.timeline >= first)
             fail("bulk_copy reads what threads of this launch wrote, which needs a fence between the two proxies");
     access_cells(me, (const char*)shared, bytes, true, now);
     for (uintptr_t grain = (uintptr_t)shared / GRAIN; grain < ((uintptr_t)shared + bytes) / GRAIN; grain++)

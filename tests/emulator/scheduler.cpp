@@ -252,7 +252,6 @@ const char* launch(const Launch& launch, const Kernel& kernel) {
     else if (number > 0) signals.explain(number);
     here = nullptr;
     while (!own.blocks.empty()) free_block(own.blocks.back());
-    order::end();
     spare = std::move(own.stacks);
     said = own.said;
     machine = nullptr;

@@ -33,6 +33,7 @@ struct Launch {  // filled by __init__.py
     const Memory* memory;  // all that the kernel may touch; null: anything
     size_t memories;
     unsigned ordered;  // whether races are looked for, in a kernel compiled with -fsanitize=thread
+    unsigned early;    // whether it may begin before the launch ahead of it has ended
 };
 
 struct Kernel {
@@ -58,6 +59,7 @@ void barrier_init(unsigned long long* barrier, unsigned arrivals);
 void barrier_arrive(unsigned long long* barrier, unsigned bytes);
 void barrier_wait(unsigned long long* barrier, unsigned parity);
 void bulk_copy(void* shared, const void* global, unsigned bytes, unsigned long long* barrier);
+void wait_for_previous();
 void send(unsigned long long* place, unsigned long long value);  // relaxed: seen by others in any order, some time
 unsigned long long receive(const unsigned long long* place, unsigned alignment);
 void look_again();  // a thread waits for what it receives

@@ -70,8 +70,7 @@ void* shared_variable(const void* key, size_t bytes) {
 
 void atomic(const void* address) {
     take_turns();
-    order::acquire(address);
-    order::release(address);
+    order::atomic(address);
 }
 
 static unsigned long long mark(const void* barrier) { return 0xba771e00ull << 32 | (uint32_t)(uintptr_t)barrier; }
@@ -105,7 +104,7 @@ void barrier_init(unsigned long long* barrier, unsigned arrivals) {
 void barrier_arrive(unsigned long long* at, unsigned bytes) {
     Barrier& barrier = barrier_at(at, "barrier_arrive", SITE);
     if (barrier.pending == 0) fail("more arrivals at a barrier than it was initialised for (%u)", barrier.expected);
-    order::release(barrier.gathered);
+    order::arrive(barrier);
     barrier.bytes += bytes;
     barrier.pending--;
     flip_if_complete(barrier);
@@ -134,6 +133,9 @@ void bulk_copy(void* shared, const void* global, unsigned bytes, unsigned long l
     home->copies++;
     machine->copies.push_back({home, shared, global, bytes, at});
 }
+
+// Launches run one after the other, but only what follows this is known to.
+void wait_for_previous() { order::wait_for_previous(); }
 
 // Two letters to the same place arrive in order.
 void deliver(size_t which) {

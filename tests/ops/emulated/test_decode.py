@@ -1,0 +1,149 @@
+"""The decoding kernels, thread by thread on a CPU: against the ops in float64, and the same bits however bytes are read."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from mambabyte.ops import causal_conv_step, norm, selective_scan_step
+from mambabyte.ops.decode import persistent, wide
+from mambabyte.ops.decode.pack import LayerWeights, pack
+from mambabyte.ops.decode.sizes import Sizes
+from tests import emulator
+
+SLOTS, SHARED_LIMIT = 12, 227 * 1024
+CPU = torch.device("cpu")
+# (byte, slot before, slot after): a sequence of three bytes, one of two, and two of one.
+COLUMNS = [(65, 0, 6), (200, 6, 7), (3, 7, 8), (66, 1, 9), (67, 9, 10), (255, 2, 2), (0, 3, 11)]
+
+PLAIN = Sizes(D=40, E=80, N=16, R=3, W=4, V=256, layers=2, layer_norm=False, norm_bias=False, eps=1e-5, dtype=torch.bfloat16)
+ODD = Sizes(D=136, E=152, N=5, R=9, W=2, V=300, layers=3, layer_norm=True, norm_bias=True, eps=1e-3, dtype=torch.float16)
+
+
+class Stack:
+    """Random layers of these sizes, as tensors and as the kernels read them, and random states in SLOTS slots."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        g = torch.Generator().manual_seed(0)
+
+        def normal(*shape: int, scale: float = 1.0) -> Tensor:
+            return torch.randn(*shape, generator=g) * scale
+
+        s = self.sizes = sizes
+        bias = (lambda: normal(s.D, scale=0.1)) if s.norm_bias else lambda: None
+        self.layers = [
+            LayerWeights(
+                norm=1 + normal(s.D, scale=0.1),
+                norm_bias=bias(),
+                in_proj=normal(2 * s.E, s.D, scale=s.D**-0.5).to(s.dtype),
+                conv_weight=normal(s.E, s.W, scale=0.5),
+                conv_bias=normal(s.E, scale=0.1),
+                x_proj=normal(s.R + 2 * s.N, s.E, scale=s.E**-0.5).to(s.dtype),
+                dt_proj=normal(s.E, s.R, scale=0.5).to(s.dtype),
+                dt_bias=normal(s.E) - 2,
+                A=-torch.rand(s.E, s.N, generator=g) * s.N,
+                D=normal(s.E),
+                out_proj=normal(s.D, s.E, scale=s.E**-0.5).to(s.dtype),
+            )
+            for _ in range(s.layers)
+        ]
+        self.norm, self.norm_bias = 1 + normal(s.D, scale=0.1), bias()
+        self.embedding, self.head = normal(s.V, s.D).to(s.dtype).float(), normal(s.V, s.D, scale=s.D**-0.5).to(s.dtype)
+        self.packed = pack(s, self.layers, self.norm, self.norm_bias, self.embedding, self.head)
+        self.ssm = torch.zeros(SLOTS, s.layers, s.E, s.N_pitch)
+        self.ssm[..., : s.N] = normal(SLOTS, s.layers, s.E, s.N)
+        self.conv = normal(SLOTS, s.layers, s.E, s.W - 1).to(s.dtype).float()
+
+    def fresh(self) -> "Results":
+        """The states before a read, and logits that nobody has written."""
+        logits = torch.full((len(COLUMNS), self.sizes.V), torch.nan)
+        return Results(logits=logits, ssm=self.ssm.clone(), conv=self.conv.clone())
+
+
+@dataclasses.dataclass
+class Results:
+    """What a read leaves."""
+
+    logits: Tensor
+    ssm: Tensor
+    conv: Tensor
+
+    def __eq__(self, other: object) -> bool:
+        assert isinstance(other, Results)
+        return all(torch.equal(a, b) for a, b in zip(vars(self).values(), vars(other).values(), strict=True))
+
+
+def exact(stack: Stack) -> Results:
+    """By the references in float64, a byte after the other."""
+    s, results = stack.sizes, stack.fresh()
+    ssm, conv = results.ssm.double(), results.conv.double()
+    options = {"eps": s.eps, "kind": "layer" if s.layer_norm else "rms", "backend": "reference"}
+    results.logits = results.logits.double()
+    for column, (byte, before, after) in enumerate(COLUMNS):
+        stream = stack.embedding[byte].double()[None]
+        for i, layer in enumerate(stack.layers):
+            w = {name: t if t is None else t.double() for name, t in vars(layer).items()}
+            h, past = ssm[before, i, None, :, : s.N].clone(), conv[before, i].T[None].clone()
+            x, z = (norm(stream, w["norm"], w["norm_bias"], **options)[0] @ w["in_proj"].T).chunk(2, 1)
+            u = causal_conv_step(past, x, w["conv_weight"], w["conv_bias"], backend="reference")
+            dt, B, C = (u @ w["x_proj"].T).split([s.R, s.N, s.N], 1)
+            parameters = {"D": w["D"], "z": z, "dt_bias": w["dt_bias"], "backend": "reference"}
+            y = selective_scan_step(h, u, dt @ w["dt_proj"].T, w["A"], B, C, **parameters)
+            stream = stream + y @ w["out_proj"].T
+            ssm[after, i, :, : s.N], conv[after, i] = h[0], past[0].T
+        y, _ = norm(stream, stack.norm.double(), None if stack.norm_bias is None else stack.norm_bias.double(), **options)
+        results.logits[column] = (y @ stack.head.double().T)[0]
+    results.ssm, results.conv = ssm, conv
+    return results
+
+
+def few(stack: Stack, capacity: int, *, seed: int = 0, multiprocessors: int = 4) -> Results:
+    """By the persistent kernel, at most so many columns a launch."""
+    results, s = stack.fresh(), stack.sizes
+    cut = persistent.Cut.of(s, multiprocessors, SHARED_LIMIT, columns=capacity)
+    assert cut.fits
+    kernel = emulator.get(persistent.SOURCES, persistent.KERNEL, **cut.defines)
+    mail = persistent.Mail(s, capacity, CPU)
+    for start in range(0, len(COLUMNS), capacity):
+        logits = results.logits[start : start + capacity]
+        model = persistent.model(stack.packed, mail, results.ssm, results.conv, logits, s.layers)
+        batch = persistent.batch(COLUMNS[start : start + capacity], capacity)
+        memory = [*vars(stack.packed).values(), mail.u, mail.y, mail.selected, mail.stream, *vars(results).values()]
+        arguments = (model, batch, mail.next_tag())
+        options = {"shared": cut.shared, "seed": seed, "races": True, "memory": memory}
+        kernel((cut.blocks,), persistent.THREADS, *arguments, **options)
+    return results
+
+
+def many(stack: Stack, *, seed: int = 0) -> Results:
+    """By the kernels for many columns; the states of the first launch's scratch column are put back."""
+    results, s = stack.fresh(), stack.sizes
+    plan = wide.Wide(s, len(COLUMNS), s.V, CPU)
+    ids, after = ([column[i] for column in COLUMNS] for i in (0, 2))
+    plan.batch.copy_(torch.tensor([ids, wide.begins(COLUMNS), after], dtype=torch.int32).flatten())
+    plan.logits.fill_(torch.nan)
+    for i, (name, grid, threads, arguments, shared) in enumerate(plan.launches(stack.packed, results.ssm, results.conv)):
+        kernel = emulator.get(wide.SOURCES, name, **s.defines)
+        kernel(grid, threads, *arguments, shared=shared, early=i > 0, seed=seed, races=True)
+    results.logits = plan.logits
+    return results
+
+
+@pytest.fixture(params=[PLAIN, ODD], ids=["plain", "odd"], scope="module")
+def stack(request: pytest.FixtureRequest) -> Stack:
+    return Stack(request.param)
+
+
+def test_values_and_states(stack: Stack) -> None:
+    ours, truth = few(stack, len(COLUMNS)), exact(stack)
+    for name, value in vars(truth).items():
+        error = (getattr(ours, name)[..., : value.shape[-1]].double() - value).norm() / value.norm()
+        assert error <= (2e-2 if stack.sizes.dtype == torch.bfloat16 else 3e-3), f"{name}: relative error {error:.1e}"
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_same_bits_by_the_byte_and_by_many(stack: Stack, seed: int) -> None:
+    together = few(stack, len(COLUMNS), seed=seed)
+    assert few(stack, 1, seed=seed, multiprocessors=7) == together
+    assert many(stack, seed=seed) == together
