@@ -10,5 +10,6 @@ from mambabyte.generation.drafters import Drafter as Drafter
 from mambabyte.generation.drafters import LookupDrafter as LookupDrafter
 from mambabyte.generation.engine import Engine as Engine
 from mambabyte.generation.engine import open_engine as open_engine
+from mambabyte.generation.prefix_cache import PrefixCache as PrefixCache
 from mambabyte.generation.sampling import Sampling as Sampling
 from mambabyte.generation.sampling import SamplingOptions as SamplingOptions

@@ -11,7 +11,8 @@ import torch
 from mambabyte.generation.cursor import Cursor, Rule
 from mambabyte.generation.decoder import Decoder, Draft, End, Row
 from mambabyte.generation.drafters import ByteDrafter, Drafter, LookupDrafter
-from mambabyte.generation.engine import Engine, open_engine, prefill
+from mambabyte.generation.engine import Engine, open_engine
+from mambabyte.generation.prefix_cache import PrefixCache, read_pieces
 from mambabyte.generation.sampling import Sampler, Sampling, SamplingOptions, expect_integer
 from mambabyte.generation.stops import StopMatcher
 from mambabyte.generation.subword_drafter import SubwordDrafter
@@ -39,6 +40,7 @@ def generate(  # type: ignore[overload-overlap]  # a str is a Sequence[str] too
     drafter: Drafter | ByteLM | SubwordLM | str | None = ...,
     top_beta: int | None = ...,
     engine: Engine | None = ...,
+    prefix_cache: PrefixCache | None = ...,
     **sampling: Unpack[SamplingOptions],
 ) -> bytes: ...
 @overload
@@ -55,6 +57,7 @@ def generate(
     top_beta: int | None = ...,
     max_rows: int = ...,
     engine: Engine | None = ...,
+    prefix_cache: PrefixCache | None = ...,
     **sampling: Unpack[SamplingOptions],
 ) -> list[bytes]: ...
 def generate(
@@ -70,6 +73,7 @@ def generate(
     top_beta: int | None = None,
     max_rows: int = 64,
     engine: Engine | None = None,
+    prefix_cache: PrefixCache | None = None,
     **sampling: Unpack[SamplingOptions],
 ) -> bytes | list[bytes]:
     """Continue a prompt, or each of several; returns the continuations only.
@@ -92,15 +96,17 @@ def generate(
             exact: the output is no longer drawn from the model's distribution.
         max_rows: the most prompts that are decoded at once.
         engine: reuse an engine of this model; None opens one.
+        prefix_cache: of this model; what earlier prompts with the same beginning left there is not read again. The
+            output is the same without it. Prompts after a `state` do not use it.
         sampling: temperature (0 is greedy), top_k, top_p, min_p, repetition_penalty, repetition_window: see `Sampling`.
 
     Raises:
-        ValueError: a setting out of its range, a state of another shape, an empty prompt on a state that does not know
-            the next byte's distribution, or logits that are not finite.
+        ValueError: a setting out of its range, a state of another shape, a cache of another model, an empty prompt on
+            a state that does not know the next byte's distribution, or logits that are not finite.
     """
     texts = [prompt] if isinstance(prompt, (bytes, bytearray, str)) else prompt
     prompts = [as_bytes("prompt", text) for text in texts]
-    plan = _plan(max_bytes, stop, constraint, drafter, top_beta, sampling)
+    plan = _plan(max_bytes, stop, constraint, drafter, top_beta, prefix_cache, sampling)
     expect_integer("max_rows", max_rows, least=1)
     waiting = deque(zip(prompts, _seeds(seed, len(prompts)), _states(state, len(prompts)), strict=True))
     rows: list[Row] = []
@@ -127,13 +133,14 @@ def stream(
     drafter: Drafter | ByteLM | SubwordLM | str | None = None,
     top_beta: int | None = None,
     engine: Engine | None = None,
+    prefix_cache: PrefixCache | None = None,
     **sampling: Unpack[SamplingOptions],
 ) -> "Stream":
     """The bytes of `generate` for one prompt, as they become certain; arguments and errors as there.
 
     The prompt is read before this returns.
     """
-    plan = _plan(max_bytes, stop, constraint, drafter, top_beta, sampling)
+    plan = _plan(max_bytes, stop, constraint, drafter, top_beta, prefix_cache, sampling)
     decoder = Decoder(engine or open_engine(model))
     text = as_bytes("prompt", prompt)
     return Stream(decoder, plan.start(decoder, text, _seeds(seed, 1)[0], _states(state, 1)[0]))
@@ -183,7 +190,7 @@ class Stream(Iterator[bytes]):
         return self._decoder.context(self._row)
 
 
-def read_prompt(engine: Engine, prompt: bytes, state: ByteLMState | None) -> Context:
+def read_prompt(engine: Engine, prompt: bytes, state: ByteLMState | None, cache: PrefixCache | None = None) -> Context:
     """The context after `prompt` read on from `state` (batch 1); an empty prompt as `generate` describes."""
     if not prompt and state is not None:
         if not isinstance(state, Context):
@@ -194,7 +201,9 @@ def read_prompt(engine: Engine, prompt: bytes, state: ByteLMState | None) -> Con
         return state
     prompt = prompt or DOCUMENT_START
     if len(prompt) > SHORT or engine.tolerance > 0:
-        return prefill(engine.model, prompt, state)
+        if cache is not None and state is None:
+            return cache.context(engine.model, prompt)
+        return read_pieces(engine.model, prompt, state)
     row = engine.join(state or engine.model.init_state())
     logits = torch.tensor(engine.read([row], [prompt])[0][-1:])
     context = Context(layers=engine.state(row).layers, logits=logits)
@@ -212,11 +221,12 @@ class _Plan:
     rule: Rule | None
     drafter: Drafter | None
     top_beta: int | None
+    cache: PrefixCache | None
 
     def start(self, decoder: Decoder, prompt: bytes, seed: int, state: ByteLMState | None) -> Row:
         """Read a prompt and let it join."""
         sampler = Sampler(self.settings, seed)
-        context = read_prompt(decoder.engine, prompt, state)
+        context = read_prompt(decoder.engine, prompt, state, self.cache)
         cursor = Cursor(
             sampler=sampler,
             left=self.max_bytes,
@@ -235,6 +245,7 @@ def _plan(
     constraint: Rule | None,
     drafter: Drafter | ByteLM | SubwordLM | str | None,
     top_beta: int | None,
+    cache: PrefixCache | None,
     sampling: SamplingOptions,
 ) -> _Plan:
     expect_integer("max_bytes", max_bytes, least=0)
@@ -251,6 +262,7 @@ def _plan(
         rule=constraint,
         drafter=_drafter(drafter),
         top_beta=top_beta,
+        cache=cache,
     )
 
 
