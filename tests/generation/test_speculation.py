@@ -100,7 +100,8 @@ def test_a_perfect_drafter_gives_many_bytes_a_pass(model):
     assert report["acceptance"] == 1
     assert report["bytes_per_pass"] > 3
     assert 0 < report["drafter_share"] < 1
-    pieces = stream(model, b"ab" * 60, max_bytes=100, temperature=0.0, drafter=ByteDrafter(model))
+    itself = ByteDrafter(model, engine=engines.open_engine(model))
+    pieces = stream(model, b"ab" * 60, max_bytes=100, temperature=0.0, drafter=itself)
     assert b"".join(pieces) == plain
     assert pieces.statistics.accepted == pieces.statistics.drafted > 0
 

@@ -13,3 +13,4 @@ from mambabyte.generation.engine import open_engine as open_engine
 from mambabyte.generation.prefix_cache import PrefixCache as PrefixCache
 from mambabyte.generation.sampling import Sampling as Sampling
 from mambabyte.generation.sampling import SamplingOptions as SamplingOptions
+from mambabyte.generation.subword_drafter import SubwordDrafter as SubwordDrafter

@@ -91,7 +91,8 @@ def generate(
         state: what the model has read before the prompt (batch 1, shared by all prompts, or one row a prompt). A
             `Context` may be continued with an empty prompt.
         constraint: what the output may be, byte by byte; see `mambabyte.generation.constraints`.
-        drafter: "lookup", a smaller model of bytes or of subwords, or any `Drafter`: the same bytes in less time.
+        drafter: "lookup", a smaller model of bytes or of subwords, or any `Drafter`: the same bytes in less time. A
+            model is made a `ByteDrafter` or `SubwordDrafter` in every call; make it one yourself to do so once.
         top_beta: accept a drafted byte that is among so many most likely ones, the paper's rule. It is faster and not
             exact: the output is no longer drawn from the model's distribution.
         max_rows: the most prompts that are decoded at once.

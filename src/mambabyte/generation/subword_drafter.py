@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from mambabyte.data.subwords import Subwords
 from mambabyte.generation.cursor import TINY, Cursor
-from mambabyte.generation.drafters import GoesOn
-from mambabyte.generation.engine import Engine, Logits, open_engine, prefill
+from mambabyte.generation.drafters import GoesOn, drafting_engine
+from mambabyte.generation.engine import Engine, Logits, prefill
 from mambabyte.generation.sorted_pieces import SortedPieces
 from mambabyte.generation.speculation import agreement
-from mambabyte.models import ByteLM
+from mambabyte.models import ByteLM, SubwordLM
 
 TOKENISE = 24  # a longer rest is cut into subwords by the vocabulary instead of by the model
 
@@ -47,14 +47,16 @@ class _Ahead(NamedTuple):
 
 
 class SubwordDrafter:
-    """A `Drafter` whose model has one id for each of the vocabulary's subwords."""
+    """A `Drafter` whose model has one id for each of the vocabulary's subwords.
 
-    def __init__(self, model: ByteLM, subwords: Subwords, cost: float = 0.1) -> None:
-        if model.config.vocab_size < len(subwords):
-            raise ValueError(f"the model knows {model.config.vocab_size} ids, but there are {len(subwords)} subwords")
-        self.subwords, self.cost = subwords, cost
+    `engine` is one of the drafter's model with an output for each of them; None opens the fastest. Raises ValueError
+    if the model has fewer ids than there are subwords.
+    """
+
+    def __init__(self, model: ByteLM, subwords: Subwords, cost: float = 0.1, engine: Engine | None = None) -> None:
+        self.subwords, self.cost = SubwordLM(model, subwords).subwords, cost
         self._pieces = SortedPieces(subwords.pieces)
-        self._engine = open_engine(model, outputs=len(subwords))
+        self._engine = engine or drafting_engine(model, outputs=len(subwords))
 
     def begin(self, text: bytes) -> "SubwordGuesser":
         """See `Drafter.begin`."""
@@ -120,7 +122,7 @@ class SubwordGuesser:
 
     def _weights(self, logits: Logits) -> Weights:
         scores = logits.take(self._pieces.ids)
-        scores -= scores.max()
+        scores -= np.maximum.reduce(scores)
         return np.exp(scores, out=scores)
 
     def _within(self, rest: bytes, weights: Weights) -> bytes | None:
@@ -149,7 +151,7 @@ class SubwordGuesser:
         while not cursor.ended:
             beginning = self._pieces.beginning_with(piece)
             ended, nexts = beginning.split(weights)
-            on = float(nexts.sum())
+            on = float(np.add.reduce(nexts))
             ends = math.log((ended + TINY) / (on + TINY))
             if beginning.whole and len(piece) > start and ends >= 0:
                 return _Ahead(piece, cursor, ends, goes_on=True)
