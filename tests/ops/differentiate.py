@@ -13,7 +13,7 @@ def outputs_and_gradients(
     leaves = {k: v.clone().requires_grad_() if v.is_floating_point() else v for k, v in case.items()}
     y, state = op(**leaves, **options)
     g = torch.Generator().manual_seed(seed + 1)
-    weights = [torch.randn(t.shape, generator=g, dtype=torch.float64).to(t.dtype) for t in (y, state)]
+    weights = [torch.randn(t.shape, generator=g, dtype=torch.float64).to(t) for t in (y, state)]
     loss = (y * weights[0]).sum() + (state * weights[1]).sum()
     names = [k for k, v in leaves.items() if v.is_floating_point()]
     gradients = torch.autograd.grad(loss, [leaves[k] for k in names], allow_unused=True)

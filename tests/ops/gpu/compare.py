@@ -1,4 +1,4 @@
-"""Compare a CUDA kernel with the reference in float64: outputs and every gradient under random output gradients."""
+"""Compare a GPU kernel with the reference in float64: outputs and every gradient under random output gradients."""
 
 from collections.abc import Callable
 
@@ -22,13 +22,13 @@ def outputs_and_gradients(
     return results | {f"d{name}": leaf.grad for name, leaf in leaves.items() if leaf.is_floating_point()}
 
 
-def check(op: Op, case: dict[str, Tensor], tolerance: float, **options: object) -> None:
+def check(op: Op, case: dict[str, Tensor], tolerance: float, *, backend: str = "cuda", **options: object) -> None:
     """Assert that the kernel's relative errors are below the tolerance, name by name."""
     exact = {k: v.double() if v.is_floating_point() else v for k, v in case.items()}
     shapes = [out.shape for out in op(**case, **options, backend="reference")]
     device = next(iter(case.values())).device
     weights = [torch.randn(shape, device=device).bfloat16().float() for shape in shapes]
-    ours = outputs_and_gradients(op, case, weights, **options, backend="cuda")
+    ours = outputs_and_gradients(op, case, weights, **options, backend=backend)
     expected = outputs_and_gradients(op, exact, weights, **options, backend="reference")
     for name, value in expected.items():
         assert ours[name].shape == value.shape, name
