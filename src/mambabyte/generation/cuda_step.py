@@ -22,7 +22,7 @@ from mambabyte.ops import nvrtc
 from mambabyte.ops.decode import persistent
 from mambabyte.ops.decode.pack import LayerWeights, Weights, pack
 from mambabyte.ops.decode.sizes import Sizes
-from mambabyte.ops.decode.wide import Wide
+from mambabyte.ops.decode.wide import Wide, begins
 
 FIRST_SLOTS = 32
 SCRATCH = 0  # the slot of columns that belong to no row
@@ -153,20 +153,17 @@ class _Few:
         self.columns = columns
         self._cut = persistent.Cut.of(sizes, *nvrtc.hardware(device), columns=columns)
         self._kernel = nvrtc.get(persistent.SOURCES, persistent.KERNEL, **self._cut.defines)
-        self._work = persistent.Work(sizes, columns, device)
+        self._mail = persistent.Mail(sizes, columns, device)
         self._logits = torch.zeros(columns, outputs, pin_memory=True)
         self._read = self._logits.numpy()
-        self._arrivals = 0
 
     def run(self, columns: list[Column], weights: Weights, ssm: Tensor, conv: Tensor) -> Logits:
         """The logits after each column."""
         layers = self._cut.sizes.layers
-        model = persistent.model(weights, self._work, ssm, conv, self._logits, layers)
+        model = persistent.model(weights, self._mail, ssm, conv, self._logits, layers)
         batch = persistent.batch(columns, self.columns)
-        self._kernel.together(
-            self._cut.blocks, persistent.THREADS, model, batch, self._arrivals, shared=self._cut.shared
-        )
-        self._arrivals = (self._arrivals + self._cut.arrivals) % 2**32
+        tag = self._mail.next_tag()
+        self._kernel.together(self._cut.blocks, persistent.THREADS, model, batch, tag, shared=self._cut.shared)
         torch.cuda.current_stream().synchronize()
         return self._read[: len(columns)].copy()
 
@@ -194,11 +191,11 @@ class _Many:
 
     def _fill(self, columns: list[Column]) -> None:
         """The rest of the columns read and write the scratch slot, each by itself."""
-        size = self._wide.columns
-        rest = [Column(0, SCRATCH, SCRATCH)] * (size - len(columns))
-        batch = persistent.batch([*columns, *rest], size)
-        parts = (batch.id, batch.after, batch.before, batch.first, [batch.rows])
-        self._batch.numpy()[:] = np.concatenate([np.asarray(part, dtype=np.int32) for part in parts])
+        everything = [*columns, *[Column(0, SCRATCH, SCRATCH)] * (self._wide.columns - len(columns))]
+        filled = self._batch.numpy().reshape(3, -1)
+        filled[0] = [column.id for column in everything]
+        filled[1] = begins(everything)
+        filled[2] = [column.after for column in everything]
         self._wide.batch.copy_(self._batch, non_blocking=True)
 
     def _capture(self, weights: Weights, ssm: Tensor, conv: Tensor) -> torch.cuda.CUDAGraph:

@@ -1,5 +1,5 @@
 // What the decoding kernels ask of the hardware (compute capability 9.0): matrix fragments, asynchronous copies with
-// their barriers, and a barrier of the whole grid. The only inline PTX of this folder.
+// their barriers, and mail between blocks. The only inline PTX of this folder.
 #pragma once
 
 typedef unsigned long long u64;
@@ -8,21 +8,15 @@ typedef unsigned long long u64;
 // alone.
 __device__ __forceinline__ void mma(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
 #if IO == 0
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
                  "{%0, %1, %2, %3};"
 #else
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
                  "{%0, %1, %2, %3};"
 #endif
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
-
-// Reads from the second cache level, which all blocks share: the first may hold what another block has since replaced.
-__device__ __forceinline__ uint4 ld_cg(const uint4* p) { return __ldcg(p); }
-__device__ __forceinline__ float4 ld_cg(const float4* p) { return __ldcg(p); }
-__device__ __forceinline__ float ld_cg(const float* p) { return __ldcg(p); }
-__device__ __forceinline__ unsigned short ld_cg(const unsigned short* p) { return __ldcg(p); }
 
 __device__ __forceinline__ unsigned shared_address(const void* p) { return (unsigned)__cvta_generic_to_shared(p); }
 
@@ -62,13 +56,29 @@ __device__ __forceinline__ void block_sync(int id, int threads) {
     asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
-// All that this block did before (and one thread of it has seen, by a block barrier) is seen by whoever waits.
-__device__ __forceinline__ void grid_arrive(unsigned* counter) {
-    asm volatile("fence.acq_rel.gpu; red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
+// Mail between blocks: 4 bytes and the tag that says which they are, written and read as one.
+__device__ __forceinline__ void put(u64* place, unsigned data, unsigned tag) {
+    asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(place), "l"((u64)tag << 32 | data) : "memory");
 }
-// Until the counter, which may wrap around, has reached the target.
-__device__ __forceinline__ void grid_wait(const unsigned* counter, unsigned target) {
-    unsigned now;
-    do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(counter) : "memory");
-    while ((int)(now - target) < 0);
+// Two neighbours, on 16 bytes.
+__device__ __forceinline__ void get(const u64* place, u64& first, u64& second) {
+    asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];" : "=l"(first), "=l"(second) : "l"(place) : "memory");
 }
+// A sign that mail has been sent. It comes without order: the mail's own tag says whether it is there.
+__device__ __forceinline__ void raise(unsigned* flag, unsigned tag) {
+    asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(flag), "r"(tag) : "memory");
+}
+__device__ __forceinline__ uint4 look_at(const unsigned* flags) {
+    uint4 v;
+    asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(flags)
+                 : "memory");
+    return v;
+}
+__device__ __forceinline__ void look_again() {}
+
+// Of a kernel that may begin before the one ahead of it in the stream has ended: let the next one begin, and wait for
+// all that the ones ahead have written.
+__device__ __forceinline__ void let_next_begin() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+__device__ __forceinline__ void wait_for_previous() { asm volatile("griddepcontrol.wait;" ::: "memory"); }

@@ -1,8 +1,8 @@
 // The pieces of one byte's work, which the persistent kernel and the kernels for many rows share.
 //
 // A *column* is one byte of one sequence. Whatever the number of columns, each one's sums are taken in the same order:
-// a product over K inputs is a sum, from the first, of slices of 128 inputs, each one chain of matrix instructions from
-// zero. So a column's results do not depend, to the last bit, on what is computed beside it.
+// a product over K inputs is a sum, from the first, of slices of 128 inputs, each the sum of two chains of matrix
+// instructions from zero. So a column's results do not depend, to the last bit, on what is computed beside it.
 //
 // From the host: IO, D (width), E (inner width), N (states), R (rank of dt), W (taps), V (vocabulary), LAYER (1: the
 // norm subtracts the mean), BIAS (1: it has a bias). EPS_BITS is the float32 eps of the norm.
@@ -27,13 +27,16 @@ constexpr int CONV_STATE = W - 1;
 // outputs of a block of weights.
 __device__ __forceinline__ void multiply(float (&d)[4], const uint4 (&low)[4], const uint4 (&high)[4],
                                          const uint4* weights) {
+    float odd[4] = {0.f, 0.f, 0.f, 0.f};
     d[0] = d[1] = d[2] = d[3] = 0.f;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         uint4 w = weights[i * 32];
         mma(d, {low[i].x, high[i].x, low[i].y, high[i].y}, w.x, w.y);
-        mma(d, {low[i].z, high[i].z, low[i].w, high[i].w}, w.z, w.w);
+        mma(odd, {low[i].z, high[i].z, low[i].w, high[i].w}, w.z, w.w);
     }
+#pragma unroll
+    for (int i = 0; i < 4; i++) d[i] += odd[i];
 }
 
 __device__ __forceinline__ float warp_sum(float v) {
@@ -42,13 +45,11 @@ __device__ __forceinline__ float warp_sum(float v) {
     return v;
 }
 
-// A warp normalises one column of the stream: source (D_PITCH) float32, zero beyond D, to out (D_PITCH), zero beyond D.
-// scale (D_PITCH), and after it shift if there is a bias.
-__device__ __forceinline__ void normalise(const float* source, const float* scale, io_t* out, int lane) {
-    float4 x[D_SLICES];
+// A warp normalises one column of the stream: lane l has x[i] from SLICE i + 4 l on, zero beyond D. scale (D_PITCH), and
+// after it shift if there is a bias. `store` takes a place and the four outputs from there on, zero beyond D.
+template <class Store>
+__device__ __forceinline__ void normalise(float4 (&x)[D_SLICES], const float* scale, int lane, Store store) {
     float mean = 0.f, square = 0.f;
-#pragma unroll
-    for (int i = 0; i < D_SLICES; i++) x[i] = ld_cg((const float4*)(source + i * SLICE) + lane);
     if (LAYER) {
 #pragma unroll
         for (int i = 0; i < D_SLICES; i++) mean += (x[i].x + x[i].y) + (x[i].z + x[i].w);
@@ -65,15 +66,15 @@ __device__ __forceinline__ void normalise(const float* source, const float* scal
     float rate = rsqrtf(warp_sum(square) / D + __int_as_float(EPS_BITS));
 #pragma unroll
     for (int i = 0; i < D_SLICES; i++) {
-        int column = i * SLICE + lane * 4;
-        float4 w = *(const float4*)(scale + column), y;
+        int place = i * SLICE + lane * 4;
+        float4 w = *(const float4*)(scale + place), y;
 #pragma unroll
         for (int c = 0; c < 4; c++) at(y, c) = at(x[i], c) * rate * at(w, c);
         if (BIAS) {
-            float4 b = *(const float4*)(scale + D_PITCH + column);
+            float4 b = *(const float4*)(scale + D_PITCH + place);
             y = make_float4(y.x + b.x, y.y + b.y, y.z + b.z, y.w + b.w);
         }
-        *(io4*)(out + column) = pack(y);
+        store(place, pack(y));
     }
 }
 
@@ -99,15 +100,21 @@ __device__ __forceinline__ float convolve(float (&past)[CONV_STATE], float x, co
     return rounded(silu(sum));
 }
 
-// The step size of one channel at one column, from the first R selected values and the channel's R_PITCH weights, zero
-// beyond R; PARTS lanes (`group`) share the sum.
-__device__ __forceinline__ float step_size(const float* selected, const io_t* weights, float bias, int part,
+// The step size of one channel at one column, from the first R selected values and a lane's share of the channel's
+// R_PITCH weights, zero beyond R; PARTS lanes (`group`) share the sum.
+struct StepWeights {
+    io4 quads[R_OWN / 4];
+    __device__ __forceinline__ StepWeights(const io_t* weights, int part) {
+#pragma unroll
+        for (int r = 0; r < R_OWN / 4; r++) quads[r] = ((const io4*)(weights + part * R_OWN))[r];
+    }
+};
+__device__ __forceinline__ float step_size(const float* selected, const StepWeights& weights, float bias, int part,
                                            unsigned group) {
     float sum = 0.f;
 #pragma unroll
-    for (int r = 0; r < R_OWN; r += 4) {
-        float4 low = *(const float4*)(selected + part * R_OWN + r);
-        float4 weight = unpack(*(const io4*)(weights + part * R_OWN + r));
+    for (int r = 0; r < R_OWN / 4; r++) {
+        float4 low = ((const float4*)(selected + part * R_OWN))[r], weight = unpack(weights.quads[r]);
 #pragma unroll
         for (int c = 0; c < 4; c++) sum = fmaf(at(low, c), at(weight, c), sum);
     }

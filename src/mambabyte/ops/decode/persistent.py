@@ -17,6 +17,7 @@ WARPS = 16
 THREADS = 32 * (WARPS + 1)
 MOST_COLUMNS = 16  # the rows of one matrix instruction
 MOST_STAGES = 8
+MOST_BLOCKS = 256
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,7 @@ class Cut:
     @classmethod
     def of(cls, sizes: Sizes, multiprocessors: int, shared_limit: int, *, columns: int) -> "Cut":
         """Equal shares of the channels for at most that many blocks."""
-        most = -(-sizes.E_tiles // multiprocessors)
+        most = -(-sizes.E_tiles // min(multiprocessors, MOST_BLOCKS))
         return cls(sizes=sizes, blocks=-(-sizes.E_tiles // most), columns=columns, shared_limit=shared_limit)
 
     def share(self, tiles: int) -> int:
@@ -87,19 +88,13 @@ class Cut:
             "SHARED_BYTES": self.shared,
         }
 
-    @property
-    def arrivals(self) -> int:
-        """What one launch adds to the counter of the grid's barrier."""
-        selecting = -(-self.sizes.select_tiles // self.share(self.sizes.select_tiles))
-        return self.sizes.layers * (3 * self.blocks + selecting)
-
 
 class Model(ctypes.Structure):
     """The struct `Model` of persistent.cu."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("in_", "select", "out", "head", "channels", "norms", "embedding")),
-        *((name, ctypes.c_void_p) for name in ("ssm", "conv", "u", "y", "selected", "stream", "counter", "logits")),
+        *((name, ctypes.c_void_p) for name in ("ssm", "conv", "u", "y", "selected", "stream", "flags", "logits")),
         ("layers", ctypes.c_int),
         ("outputs", ctypes.c_int),
     )
@@ -132,22 +127,28 @@ def batch(columns: Sequence[tuple[int, int, int]], capacity: int) -> ctypes.Stru
     return filled
 
 
-class Work:
-    """Activations of a launch, zero where they are never written, and the counter of the grid's barrier."""
+class Mail:
+    """What blocks send each other, and the tags that have been used."""
 
     def __init__(self, sizes: Sizes, columns: int, device: torch.device) -> None:
-        def zeros(pitch: int, dtype: torch.dtype) -> Tensor:
-            return torch.zeros(columns, pitch, device=device, dtype=dtype)
+        def zeros(pitch: int, rows: int = columns) -> Tensor:
+            return torch.zeros(rows, pitch, device=device, dtype=torch.int64)
 
-        self.u, self.y = zeros(sizes.E_pitch, sizes.dtype), zeros(sizes.E_pitch, sizes.dtype)
-        self.selected, self.stream = (zeros(p, torch.float32) for p in (sizes.select_pitch, sizes.D_pitch))
-        self.counter = torch.zeros(1, device=device, dtype=torch.int32)
+        self.u, self.y = zeros(sizes.E_pitch // 2, up(columns, 8)), zeros(sizes.E_pitch // 2, up(columns, 8))
+        self.selected, self.stream = zeros(sizes.select_pitch), zeros(sizes.D_pitch)
+        self.flags = torch.zeros(4, MOST_BLOCKS, device=device, dtype=torch.int32)
+        self._layers, self._used = sizes.layers, 1
+
+    def next_tag(self) -> int:
+        """The first tag of a launch."""
+        tag, self._used = self._used, (self._used + self._layers) % 2**32
+        return tag
 
 
-def model(weights: Weights, work: Work, ssm: Tensor, conv: Tensor, logits: Tensor, layers: int) -> Model:
+def model(weights: Weights, mail: Mail, ssm: Tensor, conv: Tensor, logits: Tensor, layers: int) -> Model:
     """The arguments that stay the same while no tensor moves; logits (columns, outputs) float32."""
     tensors = {field.name: getattr(weights, field.name) for field in dataclasses.fields(weights)}
     tensors |= {"ssm": ssm, "conv": conv, "logits": logits}
-    tensors |= {name: getattr(work, name) for name in ("u", "y", "selected", "stream", "counter")}
+    tensors |= {name: getattr(mail, name) for name in ("u", "y", "selected", "stream", "flags")}
     pointers = {name: tensor.data_ptr() for name, tensor in tensors.items()}
     return Model(layers=layers, outputs=logits.shape[1], **pointers)

@@ -1,6 +1,6 @@
 """Many columns: the launches of wide.cu, six a layer, to be captured in a graph."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -8,13 +8,13 @@ from torch import Tensor
 
 from mambabyte.ops import nvrtc
 from mambabyte.ops.decode.pack import Weights
-from mambabyte.ops.decode.sizes import BLOCK_BYTES, SHARED, SLICE, TILE, Sizes, up
+from mambabyte.ops.decode.sizes import BLOCK_BYTES, PARTS, SHARED, SLICE, TILE, Sizes, up
 
 SOURCES = (*SHARED, "decode/wide.cu")
-COLUMNS, TILES, WARPS, STAGES = 64, 8, 8, 3  # of a block of a product
-SHARED_BYTES = STAGES * (TILES * BLOCK_BYTES + COLUMNS * (SLICE + 8) * 2) + 128
+GROUP, WARPS, STAGES = 64, 8, 4  # of a block of a product
+BLOCKS = 128  # as many as there are multiprocessors, or about so
 SELECT_COLUMNS, SELECT_WARPS = 16, 16
-SCAN_ROWS, THREADS = 8, 256
+WALK, THREADS = PARTS, 256
 
 
 class Launch(NamedTuple):
@@ -30,69 +30,76 @@ class Launch(NamedTuple):
 class Wide:
     """The tensors of a read of exactly `columns` columns, and its launches.
 
-    `batch` (4 columns + 2) int32 holds id, after, before, first and the number of rows (see wide.cu); the logits are
-    (columns, outputs) float32.
+    `batch` (3 columns) int32 holds id, begin and after (see wide.cu); the logits are (columns, outputs) float32.
     """
 
     def __init__(self, sizes: Sizes, columns: int, outputs: int, device: torch.device) -> None:
-        rows = up(columns, COLUMNS)
+        rows = up(columns, GROUP)
 
         def zeros(pitch: int, dtype: torch.dtype = sizes.dtype) -> Tensor:
             return torch.zeros(rows, pitch, device=device, dtype=dtype)
 
         self.sizes, self.columns = sizes, columns
+        tiles = {"IN": 2 * sizes.E_tiles, "OUT": sizes.D_tiles, "HEAD": sizes.V_tiles}
+        self.defines = sizes.defines | {f"{kind}_TILES": self._share(count) for kind, count in tiles.items()}
         self.normalised, self.xz = zeros(sizes.D_pitch), zeros(2 * sizes.E_tiles * TILE)
         self.u, self.y = zeros(sizes.E_pitch), zeros(sizes.E_pitch)
         self.selected, self.stream = zeros(sizes.select_pitch, torch.float32), zeros(sizes.D_pitch, torch.float32)
         self.logits = torch.zeros(columns, outputs, device=device)
-        self.batch = torch.zeros(4 * columns + 2, dtype=torch.int32, device=device)
+        self.batch = torch.zeros(3 * columns, dtype=torch.int32, device=device)
 
     def launches(self, weights: Weights, ssm: Tensor, conv: Tensor) -> Iterator[Launch]:
         """In order; ssm (slots, layers, E, N_pitch) and conv (slots, layers, E, W - 1) float32 are updated."""
         s, count = self.sizes, self.columns
-        ids, after, before, first, rows = torch.split(self.batch, [count, count, count, count + 1, 1])
-        warps, groups = THREADS // 32, -(-count // COLUMNS)
-
-        def product(name: str, tiles: int, *arguments: Tensor | int | None) -> Launch:
-            return Launch(name, (-(-tiles // TILES), groups), 32 * WARPS + 32, (*arguments, count), SHARED_BYTES)
-
-        def norm(layer: int) -> Launch:
-            table, picked = (weights.embedding, ids) if layer == 0 else (self.stream, None)
-            grid = (-(-count // warps),)
-            return Launch(
-                "normalise_columns", grid, THREADS, (table, picked, weights.norms[layer], self.normalised, count)
-            )
+        ids, begin, after = self.batch.view(3, count)
+        walks = -(-count // WALK)
+        logits = (self.logits, self.logits.shape[1])
+        select_shared = s.E_pitch // SLICE * SELECT_COLUMNS * TILE * 4
 
         for layer in range(s.layers):
-            channels = weights.channels[layer]
-            yield norm(layer)
-            yield product("in_product", 2 * s.E_tiles, self.normalised, weights.in_[layer], self.xz)
-            walk = (before, after, first, rows)
-            slots = (conv[:, layer], conv.stride(0))
-            yield Launch(
-                "convolve_columns", (-(-s.E // THREADS), count), THREADS, (self.xz, channels, *slots, *walk, self.u)
-            )
-            yield Launch(
-                "select_columns",
-                (s.select_tiles, -(-count // SELECT_COLUMNS)),
-                32 * SELECT_WARPS,
-                (self.u, weights.select[layer], self.selected, count),
-                s.E_pitch // SLICE * SELECT_COLUMNS * TILE * 4,
-            )
-            slots = (ssm[:, layer], ssm.stride(0))
-            yield Launch(
-                "scan_columns",
-                (-(-s.E * 4 // THREADS), -(-count // SCAN_ROWS)),
-                THREADS,
-                (self.xz, self.u, self.selected, channels, *slots, *walk, self.y),
-            )
-            picked = ids if layer == 0 else None
-            yield product("out_product", s.D_tiles, self.y, weights.out[layer], self.stream, weights.embedding, picked)
-        yield norm(s.layers)
-        yield product("head_product", s.V_tiles, self.normalised, weights.head, self.logits, self.logits.shape[1])
+            channels, here = weights.channels[layer], ids if layer == 0 else None
+            conv_slots, ssm_slots = (conv[:, layer], conv.stride(0)), (ssm[:, layer], ssm.stride(0))
+            yield self._norm(weights, layer)
+            yield self._product("in_product", "IN", 2 * s.E_tiles, self.normalised, weights.in_[layer], self.xz)
+            walk = (self.xz, channels, *conv_slots, begin, after, self.u, count)
+            yield Launch("convolve_columns", (-(-s.E // THREADS), walks), THREADS, walk)
+            select = (self.u, weights.select[layer], self.selected, count)
+            grid = (s.select_tiles, -(-count // SELECT_COLUMNS))
+            yield Launch("select_columns", grid, 32 * SELECT_WARPS, select, select_shared)
+            scan = (self.xz, self.u, self.selected, channels, *ssm_slots, begin, after, self.y, count)
+            grid = (-(-s.E * PARTS // THREADS), walks)
+            yield Launch("scan_columns", grid, THREADS, scan, WALK * s.select_pitch * 4)
+            out = (self.y, weights.out[layer], self.stream, weights.embedding, here)
+            yield self._product("out_product", "OUT", s.D_tiles, *out)
+        yield self._norm(weights, s.layers)
+        yield self._product("head_product", "HEAD", s.V_tiles, self.normalised, weights.head, *logits)
+
+    def _norm(self, weights: Weights, layer: int) -> Launch:
+        table, ids = (weights.embedding, self.batch[: self.columns]) if layer == 0 else (self.stream, None)
+        arguments = (table, ids, weights.norms[layer], self.normalised, self.columns)
+        return Launch("normalise_columns", (-(-self.columns // 2),), 64, arguments)
+
+    def _product(self, name: str, kind: str, tiles: int, *arguments: Tensor | int | None) -> Launch:
+        share = self.defines[f"{kind}_TILES"]
+        shared = STAGES * (share * BLOCK_BYTES + GROUP * SLICE * 2) + 128
+        grid = (-(-tiles // share), -(-self.columns // GROUP))
+        return Launch(name, grid, 32 * WARPS + 32, (*arguments, self.columns), shared)
+
+    def _share(self, tiles: int) -> int:
+        """Tiles of a block: as many as leave a block for each multiprocessor, or about so."""
+        return next((n for n in (8, 4) if -(-tiles // n) * -(-self.columns // GROUP) >= BLOCKS), 2)
 
     def run(self, weights: Weights, ssm: Tensor, conv: Tensor) -> None:
-        """Launch all on the current stream."""
-        for launch in self.launches(weights, ssm, conv):
-            kernel = nvrtc.get(SOURCES, launch.kernel, **self.sizes.defines)
-            kernel(launch.grid, launch.threads, *launch.arguments, shared=launch.shared)
+        """Launch all on the current stream, each to begin while the one before it ends."""
+        for i, launch in enumerate(self.launches(weights, ssm, conv)):
+            kernel = nvrtc.get(SOURCES, launch.kernel, **self.defines)
+            kernel(launch.grid, launch.threads, *launch.arguments, shared=launch.shared, early=i > 0)
+
+
+def begins(columns: Sequence[tuple[int, int, int]]) -> list[int]:
+    """Of each column (id, slot before, slot after): the slot before it, or -1 where it goes on from its neighbour."""
+    found, end = [], -1
+    for _, before, after in columns:
+        found.append(-1 if before == end and before != after else before)
+        end = after
+    return found
