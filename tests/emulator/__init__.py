@@ -24,11 +24,10 @@ from mambabyte.ops import nvrtc
 from .rewriting import rewrite
 
 HERE = Path(__file__).parent
-REPLACED = {"decode/machine.cuh": HERE / "machine.cuh"}
 # Wrong indices of arrays and wrong alignment become traps, which the scheduler reports.
 FLAGS = (
-    *("-std=c++17", "-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing", "-ffp-contract=off", "-w"),
-    *("-fno-stack-protector", "-U_FORTIFY_SOURCE", "-fcf-protection=none"),
+    *("-std=c++17", "-O1", "-march=native", "-ffp-contract=off", "-fno-strict-aliasing", "-g1", "-w"),
+    *("-fPIC", "-fvisibility=hidden", "-fno-stack-protector", "-U_FORTIFY_SOURCE", "-fcf-protection=none"),
 )
 CHECKS = ("-fsanitize=alignment,bounds", "-fsanitize-undefined-trap-on-error")
 
@@ -130,13 +129,6 @@ def get(sources: tuple[str, ...], name: str, **defines: int) -> Emulated:
     return Emulated(sources, name, **defines)
 
 
-def from_source(source: str, name: str, **defines: int) -> Emulated:
-    """A kernel of a source text that is not a file of the package."""
-    place = _folder() / f"{hashlib.sha256(source.encode()).hexdigest()[:16]}.cu"
-    place.write_text(source)
-    return Emulated(("device.cuh", "decode/machine.cuh", str(place)), name, **{"IO": 0} | defines)
-
-
 def _buffer(argument: Tensor | int | float | bytes | ctypes.Structure | None) -> Any:
     match argument:
         case Tensor():
@@ -171,10 +163,13 @@ def _folder() -> Path:
     return Path(_temporary().name)
 
 
-def _compile(*arguments: str) -> None:
-    done = subprocess.run(["g++", *FLAGS, "-I", str(HERE), *arguments], capture_output=True, text=True, cwd=nvrtc.OPS)
+def _compile(*arguments: str, text: str | None = None) -> str:
+    """What g++ says on its standard output, given `text` on its standard input."""
+    command = ["g++", *FLAGS, "-I", str(HERE), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, input=text, cwd=nvrtc.OPS)
     if done.returncode:
         raise ValueError(f"g++ could not compile a kernel:\n{done.stderr[:6000]}")
+    return done.stdout
 
 
 @functools.cache
@@ -189,15 +184,10 @@ def _runtime() -> str:
     return library
 
 
-def _read(name: str) -> str:
-    if name in REPLACED:
-        return f'#line 1 "emulator/{REPLACED[name].name}"\n{REPLACED[name].read_text()}'
-    return nvrtc.read_source(name)
-
-
 @functools.cache
 def _library(sources: tuple[str, ...], defines: tuple[tuple[str, int], ...], races: bool) -> ctypes.CDLL:
-    text = rewrite("\n".join(_read(name) for name in sources), dict(defines))
+    macros = [f"-D{name}={value}" for name, value in defines]
+    text = rewrite(_compile("-E", "-x", "c++", *macros, "-", text=nvrtc.read_source(*sources)))
     flags = (*CHECKS, "-fsanitize=thread") if races else CHECKS
     place = _folder() / f"{hashlib.sha256((text + str(flags)).encode()).hexdigest()[:16]}.so"
     place.with_suffix(".cpp").write_text(text)
@@ -225,6 +215,6 @@ def _line(address: int) -> str:
     command = ["addr2line", "-i", "-e", str(library), hex(offset - 1)]
     frames = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
     lines = [f.split(" (")[0].replace(str(nvrtc.OPS) + "/", "") for f in frames]
-    emulator = {path.name for path in (*HERE.glob("*.h"), *REPLACED.values())}
+    emulator = {path.name for path in HERE.glob("*.h")}
     own = [line for line in lines if Path(line.split(":")[0]).name not in emulator]
     return "(" + ", in ".join(own or lines) + ")"

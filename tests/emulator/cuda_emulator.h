@@ -1,5 +1,5 @@
-// CUDA C++ as this package's kernels write it, for a host compiler. Comes before the kernels' macros (D, E, N, ...),
-// so that nothing here or in the standard headers meets them.
+// CUDA C++ as this package's kernels write it, for a host compiler. The kernels' own macros (D, E, N, ...) are expanded
+// before, so that nothing here or in the standard headers meets them.
 #pragma once
 #include "scheduler.h"
 
@@ -108,6 +108,7 @@ template <class T>
 EMULATED void __stcs(T* p, T v) {
     *p = v;
 }
+EMULATED size_t __cvta_generic_to_shared(const void* p) { return (size_t)((const char*)p - emulated::here->dynamic_shared); }
 EMULATED void __threadfence() { emulated::perhaps_turn(); }
 EMULATED void __threadfence_block() { emulated::perhaps_turn(); }
 EMULATED void __nanosleep(unsigned) { emulated::take_turns(); }

@@ -38,6 +38,8 @@ struct Thread : Here {  // lies at the top of its own stack
     unsigned mask;  // of a warp's meeting
     void* record;
     void (*combine)(void**, unsigned);
+    std::vector<const void*> looked;  // places that it received from since the news of `informed`
+    unsigned informed;
     bool ended;
 };
 struct Barrier {  // in shared memory, see PTX mbarrier
@@ -72,7 +74,9 @@ struct Copy {
 
 struct Letter {
     Thread* from;
-    unsigned long long *place, value;
+    char* place;
+    unsigned long long value;
+    unsigned bytes;
 };
 
 struct Machine {
@@ -87,9 +91,10 @@ struct Machine {
     std::vector<Block*> blocks;
     std::vector<char*> stacks;
     unsigned long long random;
-    unsigned spins, turns;
+    unsigned spins, turns;  // spins: turns since something happened
+    unsigned news, vain;    // letters that arrived; times that who looks was woken since something happened
     std::string said;
-    bool failed, news;  // news: something arrived since those who look have looked
+    bool failed;
     sigjmp_buf escape;
 };
 extern Machine* machine;
@@ -99,6 +104,7 @@ unsigned roll(unsigned below);
 void wake(Thread* thread);
 void wake(std::vector<Thread*>& threads);
 void leave();  // to the scheduler, until this thread is woken
+void happened();
 void wait(const char* what, const void* site, unsigned a = 0, unsigned b = 0);
 void say(const char* format, ...) __attribute__((format(printf, 1, 2)));
 void report_waiting();

@@ -4,6 +4,8 @@
 
 namespace emulated::ptx {
 
+using u64 = unsigned long long;
+
 EMULATED float flushed(float v) { return fabsf(v) < 1.17549435e-38f ? copysignf(0.f, v) : v; }
 EMULATED void ex2_approx_ftz_f32(float& to, float from) { to = flushed(exp2f(flushed(from))); }
 EMULATED void lg2_approx_ftz_f32(float& to, float from) { to = log2f(flushed(from)); }
@@ -84,5 +86,52 @@ EMULATED void mma_sync_aligned_m16n8k8_row_col_f32_tf32_tf32_f32(float& d0, floa
     multiply<Tf32>(record);
     d0 = record.d[0], d1 = record.d[1], d2 = record.d[2], d3 = record.d[3];
 }
+
+#define PRODUCT(type, layout)                                                                                          \
+    EMULATED void mma_sync_aligned_m16n8k16_row_col_f32_##type##_##type##_f32(                                         \
+        float& d0, float& d1, float& d2, float& d3, unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0,   \
+        unsigned b1) {                                                                                                 \
+        Product record = {{d0, d1, d2, d3}, {a0, a1, a2, a3}, {b0, b1}};                                               \
+        multiply<layout>(record);                                                                                      \
+        d0 = record.d[0], d1 = record.d[1], d2 = record.d[2], d3 = record.d[3];                                        \
+    }
+PRODUCT(bf16, Bf16)
+PRODUCT(f16, F16)
+#undef PRODUCT
+
+// Barriers and asynchronous copies; an address in shared memory counts from the first dynamic byte.
+EMULATED u64* barrier_of(unsigned address) { return (u64*)(here->dynamic_shared + address); }
+EMULATED void mbarrier_init_shared_cta_b64(unsigned at, unsigned arrivals) { barrier_init(barrier_of(at), arrivals); }
+EMULATED void mbarrier_arrive_shared_cta_b64(unsigned at) { barrier_arrive(barrier_of(at), 0); }
+EMULATED void mbarrier_arrive_expect_tx_shared_cta_b64(unsigned at, unsigned bytes) {
+    barrier_arrive(barrier_of(at), bytes);
+}
+EMULATED void mbarrier_try_wait_parity_shared_cta_b64(unsigned& done, unsigned at, unsigned parity) {
+    barrier_wait(barrier_of(at), parity);
+    done = 1;
+}
+EMULATED void cp_async_bulk_shared_cluster_global_mbarrier_complete_tx_bytes(unsigned to, const void* from,
+                                                                             unsigned bytes, unsigned at) {
+    bulk_copy(here->dynamic_shared + to, from, bytes, barrier_of(at));
+}
+EMULATED void bar_sync(int id, int threads) { sync_named(id, threads); }
+EMULATED void fence_mbarrier_init_release_cluster() {}
+EMULATED void fence_proxy_async_shared_cta() {}
+
+// Between blocks.
+EMULATED void st_relaxed_gpu_global_u64(void* to, u64 v) { send(to, v, 8); }
+EMULATED void st_relaxed_gpu_global_u32(void* to, unsigned v) { send(to, v, 4); }
+EMULATED void ld_relaxed_gpu_global_v2_u64(u64& a, u64& b, const void* from) {
+    u64 v[2];
+    receive(v, from, 8, 2);
+    a = v[0], b = v[1];
+}
+EMULATED void ld_relaxed_gpu_global_v4_u32(unsigned& a, unsigned& b, unsigned& c, unsigned& d, const void* from) {
+    unsigned v[4];
+    receive(v, from, 4, 4);
+    a = v[0], b = v[1], c = v[2], d = v[3];
+}
+EMULATED void griddepcontrol_launch_dependents() {}
+EMULATED void griddepcontrol_wait() { wait_for_previous(); }
 
 }  // namespace emulated::ptx

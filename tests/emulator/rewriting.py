@@ -1,17 +1,16 @@
 """CUDA sources as a host compiler takes them: what C++ has no word for becomes calls of the emulator."""
 
 import re
-from collections.abc import Mapping
 
 DYNAMIC = re.compile(r"\bextern\s+__shared__\s+(?:(?:__align__|alignas)\(\w+\)\s+)?([\w:\s]+?)\s*\b(\w+)\[\]\s*;")
 STATIC = re.compile(r"\b__shared__\s+(?:(?:__align__|alignas)\(\w+\)\s+)?([\w:\s]+?)\s*\b(\w+)((?:\[[^\]]+\])*)\s*;")
 KERNEL = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(\w+)\s*\(')
 
 
-def rewrite(source: str, defines: Mapping[str, int]) -> str:
-    """A translation unit for g++ that exports an entry for every kernel of the source; line numbers are kept."""
+def rewrite(source: str) -> str:
+    """A translation unit for g++ that exports an entry for every kernel of the preprocessed source; lines are kept."""
     source = without_calls(source, "__launch_bounds__")
-    head = ['#include "cuda_emulator.h"', *(f"#define {name} {value}" for name, value in defines.items())]
+    head = ['#include "cuda_emulator.h"']
     for found in DYNAMIC.finditer(source):
         if depth(source[: found.start()]) == 0:
             head.append(f"#define {found[2]} (({found[1]}*)emulated::here->dynamic_shared)")
@@ -82,7 +81,6 @@ def rewrite_assembler(text: str) -> str:
     for found in re.finditer(r"\basm\s*(?:volatile\s*)?\(", text):
         end = closing(text, found.end() - 1)
         code, *operands = split(text[found.end() : end], ":")
-        instruction = re.sub(r'"\s*"', "", code).strip().strip('"').split()[0].replace(".", "_").replace("::", "_")
         values = [
             operand[operand.index("(") + 1 : operand.rindex(")")]
             for part in operands[:2]
@@ -90,6 +88,15 @@ def rewrite_assembler(text: str) -> str:
             if operand.strip()
         ]
         lines = "\n" * text[found.start() : end].count("\n")
-        pieces += [text[done : found.start()], f"emulated::ptx::{instruction.rstrip(';')}({', '.join(values)}){lines}"]
+        pieces += [text[done : found.start()], f"emulated::ptx::{instruction(code)}({', '.join(values)}){lines}"]
         done = end + 1
     return "".join([*pieces, text[done:]])
+
+
+def instruction(code: str) -> str:
+    """The name, with _ for . and ::, of the one instruction of an `asm`, beside the forming of a predicate."""
+    statements = [part.strip(" {}\n") for part in "".join(re.findall(r'"([^"]*)"', code)).split(";")]
+    names = [part.split()[0] for part in statements if part and not part.startswith((".reg", "selp"))]
+    if len(names) != 1:
+        raise ValueError(f"the emulator takes one instruction an asm, not {code}")
+    return re.sub(r"[.:]+", "_", names[0])

@@ -39,12 +39,13 @@ unsigned roll(unsigned below) {
     machine->random ^= machine->random << 17;
     return (unsigned)((machine->random >> 20) % below);
 }
+void happened() { machine->spins = machine->vain = 0; }
 void wake(Thread* thread) {
     thread->waits = nullptr;
     machine->ready.push_back(thread);
 }
 void wake(std::vector<Thread*>& threads) {
-    machine->spins = 0;
+    happened();
     for (Thread* thread : threads) wake(thread);
     threads.clear();
 }
@@ -72,7 +73,7 @@ static void run_thread() {
     Thread* me = current();
     Block& home = *me->home;
     me->ended = true;
-    machine->spins = 0;
+    happened();
     home.live--;
     Named& all = home.named[0];
     if (all.expected == home.threads.size() && !all.waiting.empty() && all.waiting.size() >= home.live) {
@@ -164,7 +165,7 @@ static void finish_copy() {
     Copy copy = machine->copies[which];
     machine->copies.erase(machine->copies.begin() + which);
     memcpy(copy.to, copy.from, copy.bytes);
-    machine->spins = 0;
+    happened();
     copy.home->copies--;
     Barrier& barrier = copy.home->barriers.at(copy.barrier);
     barrier.bytes -= copy.bytes;
@@ -190,14 +191,21 @@ static void give_up(const char* why) {
     machine->failed = true;
 }
 
-// Something that happens by itself; false when nothing is left to happen.
+static void wake_looking() {
+    for (Thread* thread : machine->looking) wake(thread);
+    machine->looking.clear();
+}
+
+// Something that happens by itself; false when nothing is left to happen. Who looks may find what was there before.
 static bool happen() {
-    if (machine->news) machine->news = false, wake(machine->looking);
-    if (!idle()) return true;
     size_t letters = machine->letters.size(), copies = machine->copies.size();
-    if (letters + copies == 0) return false;
-    if (roll((unsigned)(letters + copies)) < letters) deliver(roll((unsigned)letters));
-    else finish_copy();
+    if (letters + copies > 0) {
+        if (roll((unsigned)(letters + copies)) < letters) deliver(roll((unsigned)letters));
+        else finish_copy();
+    } else if (machine->vain++ >= 3) {
+        return false;
+    }
+    wake_looking();
     return true;
 }
 
@@ -205,7 +213,7 @@ static bool happen() {
 static void perhaps_happen() {
     if (!machine->letters.empty() && roll(2) == 0) deliver(roll((unsigned)machine->letters.size()));
     if (!machine->copies.empty() && roll(32) == 0) finish_copy();
-    if (machine->news && roll(256) == 0) machine->news = false, wake(machine->looking);
+    if (!machine->looking.empty() && roll(256) == 0) wake_looking();
 }
 
 // With a seed all blocks that can be there are there from the start; without, one more whenever all threads wait.
@@ -215,7 +223,7 @@ static void run_all() {
     while (!machine->failed) {
         auto room = [&] { return started < count && (machine->blocks.size() + 1) * launch.threads <= RESIDENT; };
         while (room() && (launch.seed || idle())) start_block(started++);
-        while (idle() && happen()) {}
+        while (idle() && !machine->blocks.empty() && happen()) {}
         if (idle()) {
             if (machine->blocks.empty()) return;
             if (started < count) say("%u of %u blocks found no room yet; ", count - started, count);

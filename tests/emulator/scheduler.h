@@ -60,9 +60,9 @@ void barrier_arrive(unsigned long long* barrier, unsigned bytes);
 void barrier_wait(unsigned long long* barrier, unsigned parity);
 void bulk_copy(void* shared, const void* global, unsigned bytes, unsigned long long* barrier);
 void wait_for_previous();
-void send(unsigned long long* place, unsigned long long value);  // relaxed: seen by others in any order, some time
-unsigned long long receive(const unsigned long long* place, unsigned alignment);
-void look_again();  // a thread waits for what it receives
+// Relaxed: seen by others some time, in any order. A thread that receives the same again waits until there is news.
+void send(void* place, unsigned long long value, unsigned bytes);
+void receive(void* to, const void* place, unsigned bytes, unsigned count);
 
 }  // namespace emulated
 #pragma GCC visibility pop

@@ -28,7 +28,7 @@ void meet(const char* what, bool orders, unsigned mask, void* record, void (*com
             fail("%s, but lane %u waits at another operation (%s)", what, met[i]->index % 32, met[i]->waits);
     combine(records, mask);
     if (orders) order::meet(met, count);
-    machine->spins = 0;
+    happened();
     for (size_t i = 0; i < count; i++) {
         met[i]->record = nullptr;
         if (met[i] != me) wake(met[i]);
@@ -142,29 +142,37 @@ void deliver(size_t which) {
     auto& letters = machine->letters;
     for (size_t i = 0; i < which; i++)
         if (letters[i].place == letters[which].place) which = i;
-    *letters[which].place = letters[which].value;
+    memcpy(letters[which].place, &letters[which].value, letters[which].bytes);
     letters.erase(letters.begin() + which);
-    machine->news = true;
+    machine->news++;
+    happened();
 }
-void send(unsigned long long* place, unsigned long long value) {
+void send(void* place, unsigned long long value, unsigned bytes) {
     current()->site = SITE;
-    if ((uintptr_t)place % 8) fail("put off the alignment of 8 bytes");
-    order::check(place, 8, true, SITE);
-    machine->letters.push_back({current(), place, value});
+    if ((uintptr_t)place % bytes) fail("%u bytes sent to a place off their alignment", bytes);
+    order::check(place, bytes, true, SITE);
+    machine->letters.push_back({current(), (char*)place, value, bytes});
     if (!machine->launch->seed) deliver(machine->letters.size() - 1);
 }
-unsigned long long receive(const unsigned long long* place, unsigned alignment) {
-    current()->site = SITE;
-    if ((uintptr_t)place % alignment) fail("get off the alignment of %u bytes", alignment);
-    order::check(place, 8, false, SITE);
-    for (size_t i = machine->letters.size(); i-- > 0;)  // a thread sees its own
-        if (machine->letters[i].place == place && machine->letters[i].from == current())
-            return machine->letters[i].value;
-    return *place;
-}
-void look_again() {
-    machine->looking.push_back(current());
-    wait("looks for what does not arrive", SITE);
+void receive(void* to, const void* place, unsigned bytes, unsigned count) {
+    Thread* me = current();
+    me->site = SITE;
+    if ((uintptr_t)place % (bytes * count)) fail("%u bytes received off their alignment", bytes * count);
+    order::check(place, bytes * count, false, SITE);
+    if (me->informed != machine->news) me->looked.clear();
+    for (const void* looked : me->looked)
+        if (looked == place) {
+            machine->looking.push_back(me);
+            wait("looks for what does not arrive", SITE);
+            me->looked.clear();
+            break;
+        }
+    me->informed = machine->news;
+    me->looked.push_back(place);
+    memcpy(to, place, bytes * count);
+    for (const Letter& letter : machine->letters)  // a thread sees its own
+        if (letter.from == me && letter.place >= (const char*)place && letter.place < (const char*)place + bytes * count)
+            memcpy((char*)to + (letter.place - (const char*)place), &letter.value, bytes);
 }
 
 }  // namespace emulated
