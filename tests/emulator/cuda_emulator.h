@@ -116,7 +116,7 @@ namespace emulated {
 // Not to be seen by -fsanitize=thread: atomic operations do not race with each other.
 template <class T, class F>
 __attribute__((noinline, no_sanitize_thread)) T change(T* p, F f) {
-    atomic(p);
+    take_turns();
     T old = *p;
     *p = f(old);
     return old;

@@ -17,6 +17,7 @@ namespace emulated {
 constexpr size_t PAGE = 4096, STACK = 64 * 1024, GUARD = 64 * 1024;
 constexpr unsigned RESIDENT = 8192;  // threads alive at once; later blocks start as earlier ones end
 constexpr int NAMED = 16;            // barriers of a block
+constexpr unsigned BARRIERS = 64;    // mbarriers of a block, when races are looked for
 constexpr unsigned char UNWRITTEN = 0xff, FENCE = 0xa5;
 
 // Vector clocks: the last event of each timeline (a thread's, or an mbarrier's) known to have happened. Threads that
@@ -55,7 +56,7 @@ struct Named {
     std::vector<Thread*> waiting;
 };
 struct Block {
-    unsigned number, live;
+    unsigned number, live, first_timeline;
     std::vector<Thread*> threads;
     Named named[NAMED];
     std::map<unsigned long long*, Barrier> barriers;
@@ -109,18 +110,17 @@ void wait(const char* what, const void* site, unsigned a = 0, unsigned b = 0);
 void say(const char* format, ...) __attribute__((format(printf, 1, 2)));
 void report_waiting();
 void deliver(size_t which);
-void flip_if_complete(Barrier& barrier);
+void flip_if_complete(const Block& home, Barrier& barrier);
 
 // What happened before what, and the races that follow (races.cpp); all do nothing in a launch that does not ask.
 namespace order {
 void begin(char* stacks, size_t bytes);
-void start_thread(Thread& thread);
-void start_barrier(Barrier& barrier);
+void start_block(Block& block);
+void start_barrier(Block& home, Barrier& barrier);
 void meet(Thread* const* threads, size_t count);
 void arrive(Barrier& barrier);
 void acquire(const Knowledge& from);
-void atomic(const void* address);
-void complete(Barrier& barrier);
+void complete(const Block& home, Barrier& barrier);
 void copy(void* shared, const void* global, unsigned bytes, const Barrier& barrier, const void* site);
 void check(const void* address, size_t bytes, bool write, const void* site);
 void wait_for_previous();

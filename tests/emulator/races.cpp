@@ -24,7 +24,6 @@ constexpr unsigned GRAIN = 2, CELLS = PAGE / GRAIN;
 char* stacks;
 size_t stack_bytes;
 std::unordered_map<uintptr_t, Cell*> pages;
-std::unordered_map<const void*, Clock> atomics;
 Knowledge nothing, everything_before;  // at the start of a launch: whether those before have ended
 std::vector<unsigned> times;   // by timeline
 std::vector<uint64_t> owners;  // block << 32 | thread; all ones: an mbarrier
@@ -38,24 +37,20 @@ __attribute__((optimize("O3"))) void join(Clock& to, const Clock& from) {
     const unsigned* b = from.data();
     for (size_t i = 0, count = from.size(); i < count; i++) a[i] = a[i] < b[i] ? b[i] : a[i];
 }
-unsigned new_timeline(uint64_t owner) {
-    times.push_back(1);
-    owners.push_back(owner);
-    return (unsigned)times.size() - 1;
-}
-// A clock begins with whether the launches before have ended.
-size_t component(unsigned timeline) { return timeline < first ? 0 : timeline - first + 1; }
-void note(Clock& clock, unsigned timeline, unsigned time) {
-    if (clock.size() <= component(timeline)) clock.resize(component(timeline) + 1);
-    clock[component(timeline)] = time;
+// A clock has the timelines of one block, since nothing orders blocks of a launch: mail and atomic operations are
+// relaxed. Before them it says whether the launches before have ended.
+void note(Clock& clock, const Block& home, unsigned timeline, unsigned time) {
+    clock.resize(1 + home.threads.size() + BARRIERS);
+    clock[timeline - home.first_timeline + 1] = time;
 }
 // All that a thread has done until now goes into the clock; what it does next is a later event.
-void add_own(Clock& clock, const Thread& thread) { note(clock, thread.timeline, times[thread.timeline]++); }
+void add_own(Clock& clock, const Thread& thread) { note(clock, *thread.home, thread.timeline, times[thread.timeline]++); }
 bool before(const Event& event, const Thread& me) {
     if (event.time == 0 || event.timeline == me.timeline) return true;
     const Clock& seen = *me.seen;
-    size_t i = component(event.timeline);
-    return i == 0 ? seen[0] : i < seen.size() && seen[i] >= event.time;
+    if (event.timeline < first) return seen[0];
+    size_t i = event.timeline - me.home->first_timeline + 1;
+    return event.timeline >= me.home->first_timeline && i < seen.size() && seen[i] >= event.time;
 }
 
 uintptr_t last_page;
@@ -158,17 +153,24 @@ void begin(char* from, size_t bytes) {
         pages.clear(), times.clear(), owners.clear();
     }
     first = (unsigned)times.size();
-    atomics.clear();
     nothing = std::make_shared<Clock>(1, 0), everything_before = std::make_shared<Clock>(1, 1);
 }
-void start_thread(Thread& thread) {
+void start_block(Block& block) {
     if (!active()) return;
-    thread.timeline = new_timeline((uint64_t)thread.home->number << 32 | thread.index);
-    thread.seen = machine->launch->early ? nothing : everything_before;
+    block.first_timeline = (unsigned)times.size();
+    for (Thread* thread : block.threads) {
+        thread->timeline = block.first_timeline + thread->index;
+        thread->seen = machine->launch->early ? nothing : everything_before;
+        owners.push_back((uint64_t)block.number << 32 | thread->index);
+    }
+    owners.resize(owners.size() + BARRIERS, A_BARRIER);
+    times.resize(owners.size(), 1);
 }
 void wait_for_previous() { acquire(everything_before); }
-void start_barrier(Barrier& barrier) {
-    if (active()) barrier.timeline = new_timeline(A_BARRIER);
+void start_barrier(Block& home, Barrier& barrier) {
+    if (!active()) return;
+    if (home.barriers.size() > BARRIERS) fail("races are found among at most %u barriers of a block", BARRIERS);
+    barrier.timeline = home.first_timeline + (unsigned)(home.threads.size() + home.barriers.size() - 1);
 }
 void meet(Thread* const* threads, size_t count) {
     if (!active()) return;
@@ -196,18 +198,10 @@ void arrive(Barrier& barrier) {
     barrier.last = me.seen;
     add_own(barrier.gathered, me);
 }
-void atomic(const void* address) {
-    if (!active()) return;
-    Clock& clock = atomics[address];
-    acquire(std::make_shared<Clock>(clock));
-    join(clock, *current()->seen);
-    add_own(clock, *current());
-}
-
 // A copy is an event of its barrier's timeline, known to whoever has waited for the phase that it completes.
-void complete(Barrier& barrier) {
+void complete(const Block& home, Barrier& barrier) {
     if (!active()) return;
-    note(barrier.gathered, barrier.timeline, ++barrier.completed);
+    note(barrier.gathered, home, barrier.timeline, ++barrier.completed);
     barrier.done = std::make_shared<Clock>(barrier.gathered);
     times[barrier.timeline] = barrier.completed + 1;
 }

@@ -130,9 +130,9 @@ static void start_block(unsigned number) {
         first[7] = nullptr, first[6] = (void*)run_thread;
         thread.stack_pointer = first;
         block->threads.push_back(&thread);
-        order::start_thread(thread);
         wake(&thread);
     }
+    order::start_block(*block);
 }
 
 static void end_block(Block& block) {
@@ -169,7 +169,7 @@ static void finish_copy() {
     copy.home->copies--;
     Barrier& barrier = copy.home->barriers.at(copy.barrier);
     barrier.bytes -= copy.bytes;
-    flip_if_complete(barrier);
+    flip_if_complete(*copy.home, barrier);
 }
 
 static Thread* choose() {

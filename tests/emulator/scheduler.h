@@ -50,9 +50,8 @@ const char* launch(const Launch& launch, const Kernel& kernel);
 void meet(const char* what, bool orders, unsigned mask, void* record, void (*combine)(void** records, unsigned mask));
 void sync_block();
 void sync_named(int id, int threads);
-void take_turns();                // lets the others run
-void perhaps_turn();              // the same, now and then
-void atomic(const void* address); // before one of a thread's atomic operations
+void take_turns();    // lets the others run
+void perhaps_turn();  // the same, now and then
 void* shared_variable(const void* key, size_t bytes);
 
 void barrier_init(unsigned long long* barrier, unsigned arrivals);

@@ -68,11 +68,6 @@ void* shared_variable(const void* key, size_t bytes) {
     return (void*)(((uintptr_t)place.data() + 127) / 128 * 128);
 }
 
-void atomic(const void* address) {
-    take_turns();
-    order::atomic(address);
-}
-
 static unsigned long long mark(const void* barrier) { return 0xba771e00ull << 32 | (uint32_t)(uintptr_t)barrier; }
 static Barrier& barrier_at(unsigned long long* barrier, const char* doing, const void* site) {
     Thread* me = current();
@@ -82,10 +77,10 @@ static Barrier& barrier_at(unsigned long long* barrier, const char* doing, const
     if (*barrier != mark(barrier)) fail("%s on a barrier that was overwritten", doing);
     return found->second;
 }
-void flip_if_complete(Barrier& barrier) {
+void flip_if_complete(const Block& home, Barrier& barrier) {
     if (barrier.pending || barrier.bytes) return;
     barrier.phase ^= 1, barrier.pending = barrier.expected;
-    order::complete(barrier);
+    order::complete(home, barrier);
     wake(barrier.waiting);
 }
 
@@ -96,10 +91,11 @@ void barrier_init(unsigned long long* barrier, unsigned arrivals) {
     if ((char*)barrier < me->home->shared || (char*)(barrier + 1) > me->home->shared + me->home->shared_bytes)
         fail("barrier_init outside the dynamic shared memory");
     if (arrivals == 0) fail("barrier_init for no arrivals");
+    if (me->home->barriers.count(barrier)) fail("barrier_init of a barrier that is one already");
     *barrier = mark(barrier);
     Barrier& made = me->home->barriers[barrier] = Barrier();
     made.expected = made.pending = arrivals;
-    order::start_barrier(made);
+    order::start_barrier(*me->home, made);
 }
 void barrier_arrive(unsigned long long* at, unsigned bytes) {
     Barrier& barrier = barrier_at(at, "barrier_arrive", SITE);
@@ -107,7 +103,7 @@ void barrier_arrive(unsigned long long* at, unsigned bytes) {
     order::arrive(barrier);
     barrier.bytes += bytes;
     barrier.pending--;
-    flip_if_complete(barrier);
+    flip_if_complete(*current()->home, barrier);
     if (barrier.pending == 0 && barrier.bytes < 0) fail("more bytes arrived at a barrier than were announced");
 }
 void barrier_wait(unsigned long long* at, unsigned parity) {
