@@ -6,6 +6,7 @@ CUDA builds of torch bring NVRTC, so a GPU user needs neither nvcc nor a C compi
 import ctypes
 import functools
 import io
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -117,7 +118,7 @@ class Kernel:
         Tensors become pointers and None the null pointer; integers arrive as `long long`, floats as `double`. `early`:
         the kernel may begin before the one ahead of it in the stream has ended, and waits by itself for what it reads.
         """
-        device = torch.cuda.current_device()
+        device = _current_device()
         kernel = self._loaded.get((device, shared))
         if kernel is None:
             kernel = self._loaded[device, shared] = self._load(device, shared)
@@ -154,7 +155,7 @@ class Kernel:
         """
         from cuda.bindings import driver
 
-        device = torch.cuda.current_device()
+        device = _current_device()
         handle = self._handles.get((device, shared))
         if handle is None:
             handle = self._handles[device, shared] = int(_handle(self._load(device, shared)))
@@ -173,6 +174,21 @@ class Kernel:
         if shared > STATIC_SHARED_LIMIT:
             _allow_shared(kernel, device, shared)
         return kernel
+
+
+_bound = threading.local()
+
+
+def _current_device() -> int:
+    """torch's current device, whose context this thread has.
+
+    The thread in which autograd runs a backward has none until something of torch's own has needed it there.
+    """
+    device = torch.cuda.current_device()
+    if getattr(_bound, "device", None) != device:
+        _core().Device(device).set_current()
+        _bound.device = device
+    return device
 
 
 @functools.cache
