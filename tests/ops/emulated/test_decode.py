@@ -10,7 +10,7 @@ from torch import Tensor
 from mambabyte.ops import causal_conv_step, norm, nvrtc, selective_scan_step
 from mambabyte.ops.decode import persistent, wide
 from mambabyte.ops.decode.pack import LayerWeights, pack
-from mambabyte.ops.decode.sizes import Sizes
+from mambabyte.ops.decode.sizes import BLOCK_BYTES, Sizes
 from tests import emulator
 
 SLOTS, SHARED_LIMIT = 12, 227 * 1024
@@ -106,10 +106,12 @@ def exact(stack: Stack) -> Results:
 
 
 def few(stack: Stack, capacity: int, *, seed: int = 0, blocks: int = 10) -> Results:
-    """By the persistent kernel, at most so many columns a launch."""
+    """By the persistent kernel, at most so many columns a launch, with the shortest ring of weights."""
     results, s = stack.fresh(), stack.sizes
     cut = persistent.Cut.of(s, blocks, SHARED_LIMIT, columns=capacity)
+    cut = dataclasses.replace(cut, shared_limit=cut.shared - (cut.stages - 2) * persistent.WARPS * BLOCK_BYTES)
     assert cut.fits
+    assert cut.stages == 2
     kernel = emulator.get(persistent.SOURCES, persistent.KERNEL, **cut.defines)
     mail = persistent.Mail(s, capacity, CPU)
     for start in range(0, len(COLUMNS), capacity):
@@ -151,7 +153,7 @@ def test_values_and_states(stack: Stack) -> None:
 
 def test_the_same_bits_by_the_byte_and_by_many(stack: Stack) -> None:
     together = few(stack, len(COLUMNS))
-    assert few(stack, 1, blocks=3) == together
+    assert few(stack, 1, blocks=3, seed=1) == together
     assert many(stack) == together
 
 
