@@ -24,10 +24,11 @@ from mambabyte.ops import nvrtc
 from .rewriting import rewrite
 
 HERE = Path(__file__).parent
+OWN = {path.name for pattern in ("*.h", "*.cpp") for path in HERE.glob(pattern)}
 # Wrong indices of arrays and wrong alignment become traps, which the scheduler reports.
 FLAGS = (
-    *("-std=c++17", "-O1", "-march=native", "-ffp-contract=off", "-fno-strict-aliasing", "-g1", "-w"),
-    *("-fPIC", "-fvisibility=hidden", "-fno-stack-protector", "-U_FORTIFY_SOURCE", "-fcf-protection=none"),
+    *("-std=c++17", "-O1", "-march=native", "-ffp-contract=off", "-fno-strict-aliasing", "-fno-omit-frame-pointer"),
+    *("-g1", "-w", "-fPIC", "-fvisibility=hidden", "-fno-stack-protector", "-U_FORTIFY_SOURCE", "-fcf-protection=none"),
 )
 CHECKS = ("-fsanitize=alignment,bounds", "-fsanitize-undefined-trap-on-error")
 
@@ -197,11 +198,16 @@ def _library(sources: tuple[str, ...], defines: tuple[tuple[str, int], ...], rac
 
 
 def _with_lines(said: str) -> str:
-    """The report with each `@address@` replaced by the kernel's lines, innermost first."""
-    return re.sub(r"@(0x[0-9a-f]+)@", lambda found: _line(int(found[1], 16)), said)
+    """The report with the lines of the kernels for each `@address,address@`, innermost first."""
+
+    def lines(found: re.Match[str]) -> str:
+        own = [line for address in found[1].split(",") for line in _lines(int(address, 16))]
+        return f"({', in '.join(own)})" if own else "(outside the kernel)"
+
+    return re.sub(r"@(0x[0-9a-f,x]+)@", lines, said)
 
 
-def _line(address: int) -> str:
+def _lines(address: int) -> list[str]:
     for mapping in Path("/proc/self/maps").read_text().splitlines():
         first, _, rest = mapping.partition("-")
         library = _folder() / Path(mapping).name
@@ -209,12 +215,10 @@ def _line(address: int) -> str:
             offset = address - int(first, 16) + int(rest.split()[2], 16)
             break
     else:
-        return "(outside the kernel)"
+        return []
     if shutil.which("addr2line") is None:
-        return f"(offset {offset:#x})"
+        return [f"offset {offset:#x}"]
     command = ["addr2line", "-i", "-e", str(library), hex(offset - 1)]
     frames = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
     lines = [f.split(" (")[0].replace(str(nvrtc.OPS) + "/", "") for f in frames]
-    emulator = {path.name for path in HERE.glob("*.h")}
-    own = [line for line in lines if Path(line.split(":")[0]).name not in emulator]
-    return "(" + ", in ".join(own or lines) + ")"
+    return [line for line in lines if Path(line.split(":")[0]).name not in OWN and str(_folder()) not in line]

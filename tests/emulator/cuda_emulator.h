@@ -13,13 +13,13 @@
 #define __global__
 #define __device__
 #define __host__
-#define __forceinline__ inline __attribute__((always_inline))
+#define __forceinline__ inline
 #define __noinline__ __attribute__((noinline))
 #define __restrict__ __restrict
 #define __align__(bytes) alignas(bytes)
 #define __grid_constant__
 #define __constant__ static const
-#define EMULATED inline __attribute__((always_inline))  // so that a waiting thread's site lies in the kernel
+#define EMULATED inline __attribute__((always_inline))
 
 #define threadIdx (emulated::here->thread)
 #define blockIdx (emulated::here->block)

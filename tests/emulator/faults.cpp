@@ -13,7 +13,7 @@
 namespace emulated {
 
 void say(const char* format, ...) {
-    char line[512];
+    char line[2048];
     va_list list;
     va_start(list, format);
     vsnprintf(line, sizeof line, format, list);
@@ -23,15 +23,30 @@ void say(const char* format, ...) {
 
 void fail(const char* format, ...) {
     if (here) say("block %u, thread %u: ", current()->home->number, current()->index);
-    char line[512];
+    char line[2048];
     va_list list;
     va_start(list, format);
     vsnprintf(line, sizeof line, format, list);
     va_end(list);
     machine->said += line;
-    if (here) say(" @%p@", current()->site);
+    if (here) say(" %s", trail(*current()).c_str());
     machine->failed = true;
     siglongjmp(machine->escape, -1);
+}
+
+// The calls that led to where a thread is, innermost first: "@address,address@".
+std::string trail(const Thread& thread) {
+    std::string found;
+    const char *lowest = thread.stack, *highest = (const char*)&thread;
+    for (const Frame* frame = thread.site; frame && frame->site; frame = frame->before) {
+        const char* place = (const char*)frame;
+        if (frame != &thread.fault && (place < lowest || place > highest - sizeof(Frame))) break;
+        char address[32];
+        snprintf(address, sizeof address, "%c%p", found.empty() ? '@' : ',', frame->site);
+        found += address;
+        if (frame != &thread.fault) lowest = place + 1;
+    }
+    return found + "@";
 }
 
 // Threads of a block with the same place and reason together.
@@ -40,12 +55,9 @@ void report_waiting() {
         std::map<std::string, std::vector<unsigned>> groups;
         for (Thread* thread : block->threads) {
             if (thread->ended) continue;
-            char what[256] = "can run", place[64] = "";
-            if (thread->waits) {
-                snprintf(what, sizeof what, thread->waits, thread->detail[0], thread->detail[1]);
-                snprintf(place, sizeof place, " @%p@", thread->site);
-            }
-            groups[std::string(what) + place].push_back(thread->index);
+            char what[256] = "can run";
+            if (thread->waits) snprintf(what, sizeof what, thread->waits, thread->detail[0], thread->detail[1]);
+            groups[what + (thread->waits ? " " + trail(*thread) : "")].push_back(thread->index);
         }
         for (auto& [what, threads] : groups) {
             say("\n  block %u, threads", block->number);
@@ -77,8 +89,11 @@ static void on_signal(int number, siginfo_t* info, void* context) {
         return;
     }
     machine->failed = true;
-    current()->site = (const char*)((ucontext_t*)context)->uc_mcontext.gregs[REG_RIP] + 1;
-    current()->record = info->si_addr;
+    Thread& me = *current();
+    auto* registers = ((ucontext_t*)context)->uc_mcontext.gregs;
+    me.fault = {(const Frame*)registers[REG_RBP], (const char*)registers[REG_RIP] + 1};
+    me.site = &me.fault;
+    me.record = info->si_addr;
     siglongjmp(machine->escape, number);
 }
 
@@ -112,7 +127,7 @@ void Signals::explain(int number) const {
     Thread* me = current();
     unsigned block = me->home->number;
     if (number == watchdog()) {
-        say("out of time: block %u, thread %u ran here @%p@", block, me->index, me->site);
+        say("out of time: block %u, thread %u ran here %s", block, me->index, trail(*me).c_str());
         report_waiting();
         return;
     }
@@ -127,7 +142,7 @@ void Signals::explain(int number) const {
             say(", byte %td of %zu of its dynamic shared memory", place - me->home->shared, me->home->shared_bytes);
         else if (above >= -(ptrdiff_t)PAGE && above < 0) say(", its stack is full");
     }
-    say(" @%p@", me->site);
+    say(" %s", trail(*me).c_str());
 }
 
 }  // namespace emulated

@@ -34,7 +34,8 @@ struct Thread : Here {  // lies at the top of its own stack
     unsigned timeline;  // its component of the clocks
     Knowledge seen;     // of all timelines but its own
     const char* waits;  // what for; null while it can run
-    const void* site;
+    const Frame* site;  // of the function of the emulator that it is in
+    Frame fault;
     unsigned detail[2];
     unsigned mask;  // of a warp's meeting
     void* record;
@@ -106,9 +107,10 @@ void wake(Thread* thread);
 void wake(std::vector<Thread*>& threads);
 void leave();  // to the scheduler, until this thread is woken
 void happened();
-void wait(const char* what, const void* site, unsigned a = 0, unsigned b = 0);
+void wait(const char* what, const Frame* site, unsigned a = 0, unsigned b = 0);
 void say(const char* format, ...) __attribute__((format(printf, 1, 2)));
 void report_waiting();
+std::string trail(const Thread& thread);
 void deliver(size_t which);
 void flip_if_complete(const Block& home, Barrier& barrier);
 
@@ -121,8 +123,8 @@ void meet(Thread* const* threads, size_t count);
 void arrive(Barrier& barrier);
 void acquire(const Knowledge& from);
 void complete(const Block& home, Barrier& barrier);
-void copy(void* shared, const void* global, unsigned bytes, const Barrier& barrier, const void* site);
-void check(const void* address, size_t bytes, bool write, const void* site);
+void copy(void* shared, const void* global, unsigned bytes, const Barrier& barrier, const Frame* site);
+void check(const void* address, size_t bytes, bool write, const Frame* site);
 void wait_for_previous();
 void forget(const void* memory, size_t bytes);
 }  // namespace order

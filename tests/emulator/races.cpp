@@ -79,12 +79,11 @@ void describe(const Thread& me, const char* address) {
     say("address %p", (const void*)address);
 }
 
-[[noreturn]] void report(Thread& me, const char* address, bool write, const Event& other, bool other_wrote,
-                         const void* site) {
+[[noreturn]] void report(Thread& me, const char* address, bool write, const Event& other, bool other_wrote) {
     say("race: ");
     describe(me, address);
-    say(" %s by block %u, thread %u @%p@ and %s", write ? "written" : "read", me.home->number, me.index, site,
-        other_wrote ? "written" : "read");
+    say(" %s by block %u, thread %u %s and %s", write ? "written" : "read", me.home->number, me.index,
+        trail(me).c_str(), other_wrote ? "written" : "read");
     if (owners[other.timeline] == A_BARRIER) say(" by an asynchronous copy");
     else say(" by block %u, thread %u", (unsigned)(owners[other.timeline] >> 32), (unsigned)owners[other.timeline]);
     if (other.timeline < first) say(" of a launch before");
@@ -93,7 +92,7 @@ void describe(const Thread& me, const char* address) {
     siglongjmp(machine->escape, -1);
 }
 
-void check_bounds(Thread& me, const char* address, size_t bytes, bool write, const void* site) {
+void check_bounds(Thread& me, const char* address, size_t bytes, bool write) {
     const Launch& launch = *machine->launch;
     if (!launch.memory) return;
     for (size_t i = 0; i < launch.memories; i++) {
@@ -102,7 +101,6 @@ void check_bounds(Thread& me, const char* address, size_t bytes, bool write, con
     }
     for (auto& [key, place] : me.home->variables)
         if (address >= place.data() && address < place.data() + place.size()) return;
-    me.site = site;
     const Memory* near = nullptr;
     for (size_t i = 0; i < launch.memories; i++)
         if (launch.memory[i].first <= address && (!near || near->first < launch.memory[i].first))
@@ -117,10 +115,10 @@ void access_cells(Thread& me, const char* address, size_t bytes, bool write, con
     for (uintptr_t grain = (uintptr_t)address / GRAIN; grain <= ((uintptr_t)address + bytes - 1) / GRAIN; grain++) {
         Cell& cell = cells(grain / CELLS)[grain % CELLS];
         const char* place = (const char*)(grain * GRAIN);
-        if (!before(cell.write, me)) report(me, place, write, cell.write, true, now.site);
+        if (!before(cell.write, me)) report(me, place, write, cell.write, true);
         if (write) {
             for (Event& read : cell.reads)
-                if (!before(read, me)) report(me, place, true, read, false, now.site);
+                if (!before(read, me)) report(me, place, true, read, false);
             cell = Cell();
             cell.write = now;
             continue;
@@ -132,15 +130,16 @@ void access_cells(Thread& me, const char* address, size_t bytes, bool write, con
     }
 }
 
-void access(const void* address, size_t bytes, bool write, const void* site) {
+void access(const void* address, size_t bytes, bool write, const Frame* site) {
     if (here == nullptr || (uintptr_t)address - (uintptr_t)stacks < stack_bytes) return;
     const Memory& code = machine->kernel->code;
     if ((uintptr_t)address - (uintptr_t)code.first < code.bytes || address == &here) return;
     Thread& me = *current();
+    me.site = site;
     const char* place = (const char*)address;
     if (place < me.home->shared || place + bytes > me.home->shared + me.home->shared_bytes)
-        check_bounds(me, place, bytes, write, site);
-    access_cells(me, place, bytes, write, {me.timeline, times[me.timeline], site});
+        check_bounds(me, place, bytes, write);
+    access_cells(me, place, bytes, write, {me.timeline, times[me.timeline], site->site});
 }
 
 }  // namespace
@@ -205,22 +204,24 @@ void complete(const Block& home, Barrier& barrier) {
     barrier.done = std::make_shared<Clock>(barrier.gathered);
     times[barrier.timeline] = barrier.completed + 1;
 }
-void copy(void* shared, const void* global, unsigned bytes, const Barrier& barrier, const void* site) {
+void copy(void* shared, const void* global, unsigned bytes, const Barrier& barrier, const Frame* site) {
     if (!active()) return;
     Thread& me = *current();
-    const Event now = {me.timeline, times[me.timeline], site};
-    check_bounds(me, (const char*)global, bytes, false, site);
+    const Event now = {me.timeline, times[me.timeline], site->site};
+    me.site = site;
+    check_bounds(me, (const char*)global, bytes, false);
     access_cells(me, (const char*)global, bytes, false, now);
     for (uintptr_t grain = (uintptr_t)global / GRAIN; grain < ((uintptr_t)global + bytes) / GRAIN; grain++)
         if (const Event& write = cells(grain / CELLS)[grain % CELLS].write; write.time && write.timeline >= first)
             fail("bulk_copy reads what threads of this launch wrote, which needs a fence between the two proxies");
     access_cells(me, (const char*)shared, bytes, true, now);
     for (uintptr_t grain = (uintptr_t)shared / GRAIN; grain < ((uintptr_t)shared + bytes) / GRAIN; grain++)
-        cells(grain / CELLS)[grain % CELLS].write = {barrier.timeline, times[barrier.timeline], site};
+        cells(grain / CELLS)[grain % CELLS].write = {barrier.timeline, times[barrier.timeline], site->site};
 }
 
-void check(const void* address, size_t bytes, bool write, const void* site) {
-    if (active()) check_bounds(*current(), (const char*)address, bytes, write, site);
+void check(const void* address, size_t bytes, bool write, const Frame* site) {
+    current()->site = site;
+    if (active()) check_bounds(*current(), (const char*)address, bytes, write);
 }
 
 // Memory that is given out again has no history.

@@ -53,7 +53,7 @@ void leave() {
     Thread* me = current();
     emulated_switch(&me->stack_pointer, machine->stack_pointer);
 }
-void wait(const char* what, const void* site, unsigned a, unsigned b) {
+void wait(const char* what, const Frame* site, unsigned a, unsigned b) {
     Thread* me = current();
     me->waits = what, me->site = site, me->detail[0] = a, me->detail[1] = b;
     leave();
@@ -127,7 +127,7 @@ static void start_block(unsigned number) {
         thread.grid_size = {launch.grid[0], launch.grid[1], launch.grid[2]};
         thread.dynamic_shared = block->shared, thread.home = block, thread.index = i, thread.stack = stack;
         void** first = (void**)top - 8;  // after `ret` the stack is as after a call
-        first[7] = nullptr, first[6] = (void*)run_thread;
+        first[7] = first[5] = nullptr, first[6] = (void*)run_thread;
         thread.stack_pointer = first;
         block->threads.push_back(&thread);
         wake(&thread);

@@ -6,7 +6,7 @@
 #include <cstddef>
 
 #pragma GCC visibility push(default)  // one library of the emulator serves those of all kernels
-#define SITE __builtin_return_address(0)
+#define SITE ((const emulated::Frame*)__builtin_frame_address(0))
 
 struct uint3 {
     unsigned x, y, z;
@@ -14,6 +14,10 @@ struct uint3 {
 
 namespace emulated {
 
+struct Frame {  // as a function with a frame pointer has it on its stack
+    const Frame* before;
+    const void* site;  // where the function returns to
+};
 struct Here {  // what one CUDA thread knows about itself
     uint3 thread, block, block_size, grid_size;
     char* dynamic_shared;

@@ -36,7 +36,7 @@ void meet(const char* what, bool orders, unsigned mask, void* record, void (*com
     if (machine->launch->seed) wake(me), leave();
 }
 
-static void sync(int id, unsigned threads, const char* what, const void* site) {
+static void sync(int id, unsigned threads, const char* what, const Frame* site) {
     Thread* me = current();
     Named& barrier = me->home->named[id];
     me->site = site;
@@ -69,7 +69,7 @@ void* shared_variable(const void* key, size_t bytes) {
 }
 
 static unsigned long long mark(const void* barrier) { return 0xba771e00ull << 32 | (uint32_t)(uintptr_t)barrier; }
-static Barrier& barrier_at(unsigned long long* barrier, const char* doing, const void* site) {
+static Barrier& barrier_at(unsigned long long* barrier, const char* doing, const Frame* site) {
     Thread* me = current();
     me->site = site;
     auto found = me->home->barriers.find(barrier);

@@ -1,17 +1,15 @@
 """backend="cuda" on CPU tensors: the package's own wrappers launch its CUDA kernels on the emulator."""
 
-import contextlib
-import functools
+from collections.abc import Iterator
 from importlib import import_module
 
 import pytest
-import torch
 
-from mambabyte.ops import backends, nvrtc
-from tests import emulator
+from mambabyte.ops import backends
+from mambabyte.ops.selective_scan import cuda as scan
+from tests.emulator import gpu
 
 OPS = ("causal_conv", "cross_entropy", "mixer", "norm", "selective_scan")
-MULTIPROCESSORS = 4
 
 
 def forget_kernels() -> None:
@@ -23,16 +21,11 @@ def forget_kernels() -> None:
 
 
 @pytest.fixture(autouse=True)
-def emulated_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def emulated_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A GPU of a few multiprocessors, every access of whose threads is checked."""
-    if reason := emulator.why_not():
-        pytest.skip(reason)
+    gpu.pretend(monkeypatch, races=True)
     monkeypatch.setattr(backends, "BY_DEVICE", {"cpu": ("cuda",)})
-    monkeypatch.setattr(nvrtc, "why_not", lambda _: None)
-    monkeypatch.setattr(nvrtc, "get", lambda *a, **k: functools.partial(emulator.get(*a, **k), races=True))
-    monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
-    scan = import_module("mambabyte.ops.selective_scan.cuda")
-    monkeypatch.setattr(scan, "_multiprocessors", lambda _: MULTIPROCESSORS)
+    monkeypatch.setattr(scan, "_multiprocessors", lambda _: gpu.MULTIPROCESSORS)
     forget_kernels()
     yield
     forget_kernels()

@@ -1,17 +1,17 @@
 """The decoding kernels, thread by thread on a CPU: the ops in float64, and the same bits however bytes are read."""
 
 import dataclasses
-import functools
 
 import pytest
 import torch
 from torch import Tensor
 
-from mambabyte.ops import causal_conv_step, norm, nvrtc, selective_scan_step
+from mambabyte.ops import causal_conv_step, norm, selective_scan_step
 from mambabyte.ops.decode import persistent, wide
 from mambabyte.ops.decode.pack import LayerWeights, pack
 from mambabyte.ops.decode.sizes import BLOCK_BYTES, Sizes
 from tests import emulator
+from tests.emulator import gpu
 
 SLOTS, SHARED_LIMIT = 12, 227 * 1024
 CPU = torch.device("cpu")
@@ -133,7 +133,7 @@ def many(stack: Stack, *, seed: int = 0) -> Results:
     plan.batch.copy_(torch.tensor([ids, wide.begins(COLUMNS), after], dtype=torch.int32).flatten())
     plan.logits.fill_(torch.nan)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nvrtc, "get", lambda *a, **k: functools.partial(emulator.get(*a, **k), seed=seed, races=True))
+        gpu.pretend(patch, seed=seed, races=True)
         plan.run(stack.packed, results.ssm, results.conv)
     results.logits = plan.logits
     return results
