@@ -34,12 +34,18 @@ def silu_slope(v):
 
 
 @triton.jit
-def load_rows(tensor, batch, start, end, index, inside, ROWS: tl.constexpr):
-    """A tuple of ROWS rows from `start` on, as they lie in memory; zeros from `end` on and outside of `inside`."""
+def below(index, size, exists):
+    """Which indices are below `size`; none of them unless their row exists."""
+    return index < tl.where(exists, size, 0)
+
+
+@triton.jit
+def load_rows(tensor, batch, start, end, index, size, ROWS: tl.constexpr):
+    """A tuple of ROWS rows from `start` on, as they lie in memory; zeros from row `end` and from index `size` on."""
     first = tensor[0] + (batch * tensor[1] + start * tensor[2])
     rows = ()
     for i in tl.static_range(ROWS):
-        rows += (tl.load(first + i * tensor[2] + index, mask=inside & (start + i < end), other=0.0),)
+        rows += (tl.load(first + i * tensor[2] + index, mask=below(index, size, start + i < end), other=0.0),)
     return rows
 
 

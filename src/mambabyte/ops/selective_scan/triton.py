@@ -219,7 +219,7 @@ def _backward(
     dx, ddt = x.new_empty(x.shape), dt.new_empty(dt.shape)
     dA, first = inputs.new(*walks, states, channels), inputs.new(*walks, states, channels) if wants_first else None
     dD, dbias = inputs.new(*walks, channels), inputs.new(*walks, channels)
-    partial = inputs.new(batch, inputs.blocks, length, 2, options["N"])
+    partial = inputs.new(batch, inputs.blocks, length, 2, states)
     scratch = inputs.new(inputs.programs, CHUNK // BACKWARD_ROWS, options["N"], BLOCK)
     triton_kernels.backward[(inputs.programs,)](
         *(inputs.x, inputs.dt, inputs.z, dy_rows, inputs.B, inputs.C, *inputs[5:9]),
@@ -229,7 +229,7 @@ def _backward(
         CHUNK=CHUNK,
         ROWS=BACKWARD_ROWS,
     )
-    dB, dC = partial.sum(1)[..., :states].unbind(2)
+    dB, dC = partial.sum(1).unbind(2)
     dinitial = None if first is None else _states(first[:, 0])
     return (
         *(dx, ddt, _states(dA.sum((0, 1))), dB.contiguous(), dC.contiguous()),

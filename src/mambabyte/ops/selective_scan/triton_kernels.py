@@ -10,7 +10,7 @@ log2(e), so that a decay is one exp2; STATES is the number of states, N that pad
 import triton
 import triton.language as tl
 
-from mambabyte.ops.triton_functions import load_row, load_rows, sigmoid, silu_slope, softplus
+from mambabyte.ops.triton_functions import below, load_row, load_rows, sigmoid, silu_slope, softplus
 
 LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
 
@@ -92,13 +92,13 @@ def forward(
             chunk = batch * tl.cdiv(length, CHUNK) + begin // CHUNK
             tl.store(checkpoints + chunk * STATES * channels + tile, h, mask=in_tile)
         for t in range(begin, tl.minimum(begin + CHUNK, end), ROWS):
-            dts = load_rows(dt, batch, t, end, e, in_e, ROWS)
-            xs = load_rows(x, batch, t, end, e, in_e, ROWS)
-            Bs = load_rows(B, batch, t, end, n, in_n, ROWS)
+            dts = load_rows(dt, batch, t, end, e, channels, ROWS)
+            xs = load_rows(x, batch, t, end, e, channels, ROWS)
+            Bs = load_rows(B, batch, t, end, n, STATES, ROWS)
             if y is not None:
-                Cs = load_rows(C, batch, t, end, n, in_n, ROWS)
+                Cs = load_rows(C, batch, t, end, n, STATES, ROWS)
                 if z is not None:
-                    zs = load_rows(z, batch, t, end, e, in_e, ROWS)
+                    zs = load_rows(z, batch, t, end, e, channels, ROWS)
             for i in tl.static_range(ROWS):
                 live = t + i < end
                 _, delta = _biased_step(dts[i], bias, SOFTPLUS)
@@ -115,7 +115,7 @@ def forward(
                     if z is not None:
                         gate = zs[i].to(tl.float32)
                         out *= gate * sigmoid(gate)
-                    tl.store(y + (batch * length + t) * channels + i * channels + e, out, mask=in_e & live)
+                    tl.store(y + (batch * length + t) * channels + i * channels + e, out, mask=below(e, channels, live))
     tl.store(ends + here + tile, h, mask=in_tile)
     if elapsed is not None:
         tl.store(elapsed + (batch * segments + segment) * channels + e, passed, mask=in_e)
@@ -174,12 +174,12 @@ def adjoint(
     passed = tl.zeros([BLOCK], tl.float32)
     for group in range(tl.cdiv(end - start, ROWS) - 1, -1, -1):
         t = start + group * ROWS
-        dts = load_rows(dt, batch, t, end, e, in_e, ROWS)
-        dys = load_rows(dy, batch, t, end, e, in_e, ROWS)
-        Cs = load_rows(C, batch, t, end, n, in_n, ROWS)
+        dts = load_rows(dt, batch, t, end, e, channels, ROWS)
+        dys = load_rows(dy, batch, t, end, e, channels, ROWS)
+        Cs = load_rows(C, batch, t, end, n, STATES, ROWS)
         zs = dys
         if z is not None:
-            zs = load_rows(z, batch, t, end, e, in_e, ROWS)
+            zs = load_rows(z, batch, t, end, e, channels, ROWS)
         for i in tl.static_range(ROWS - 1, -1, -1):
             _, delta = _biased_step(dts[i], bias, SOFTPLUS)
             delta = tl.where(t + i < end, delta, 0.0)
@@ -213,7 +213,7 @@ def backward(
     walk = batch * segments + segment
     scratch += tl.program_id(0).to(tl.int64) * (CHUNK // ROWS * N * BLOCK)
     scratch += tl.arange(0, N)[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
-    partial += (batch * tl.cdiv(channels, BLOCK) + block) * length * 2 * N + tl.arange(0, N)
+    partial += (batch * tl.cdiv(channels, BLOCK) + block) * length * 2 * STATES + n
     g = tl.zeros([N, BLOCK], tl.float32)
     if last is not None:
         g = tl.load(last + walk * STATES * channels + tile, mask=in_tile, other=0.0)
@@ -226,9 +226,9 @@ def backward(
         for group in range(groups - 1):
             tl.store(scratch + group * N * BLOCK, h)
             t = begin + group * ROWS
-            dts = load_rows(dt, batch, t, end, e, in_e, ROWS)
-            xs = load_rows(x, batch, t, end, e, in_e, ROWS)
-            Bs = load_rows(B, batch, t, end, n, in_n, ROWS)
+            dts = load_rows(dt, batch, t, end, e, channels, ROWS)
+            xs = load_rows(x, batch, t, end, e, channels, ROWS)
+            Bs = load_rows(B, batch, t, end, n, STATES, ROWS)
             for i in tl.static_range(ROWS):
                 _, delta = _biased_step(dts[i], bias, SOFTPLUS)
                 keep = _keeps(resets, batch, length, t + i, end)
@@ -238,14 +238,14 @@ def backward(
         for group in range(groups - 1, -1, -1):
             t = begin + group * ROWS
             row = (batch * length + t) * channels
-            dts = load_rows(dt, batch, t, end, e, in_e, ROWS)
-            xs = load_rows(x, batch, t, end, e, in_e, ROWS)
-            Bs = load_rows(B, batch, t, end, n, in_n, ROWS)
-            Cs = load_rows(C, batch, t, end, n, in_n, ROWS)
-            dys = load_rows(dy, batch, t, end, e, in_e, ROWS)
+            dts = load_rows(dt, batch, t, end, e, channels, ROWS)
+            xs = load_rows(x, batch, t, end, e, channels, ROWS)
+            Bs = load_rows(B, batch, t, end, n, STATES, ROWS)
+            Cs = load_rows(C, batch, t, end, n, STATES, ROWS)
+            dys = load_rows(dy, batch, t, end, e, channels, ROWS)
             zs = dys
             if z is not None:
-                zs = load_rows(z, batch, t, end, e, in_e, ROWS)
+                zs = load_rows(z, batch, t, end, e, channels, ROWS)
             hs = (tl.load(scratch + group * N * BLOCK),)
             for i in tl.static_range(ROWS - 1):
                 _, delta = _biased_step(dts[i], bias, SOFTPLUS)
@@ -254,9 +254,10 @@ def backward(
             for i in tl.static_range(ROWS - 1, -1, -1):
                 live = t + i < end
                 # read again, or the compiler would keep the decays of all ROWS rows, which do not fit into registers
-                x_E = load_row(x, batch, t + i, e, in_e & live)
-                B_N, C_N = load_row(B, batch, t + i, n, in_n & live), Cs[i].to(tl.float32)
-                v, delta = _biased_step(load_row(dt, batch, t + i, e, in_e & live), bias, SOFTPLUS)
+                in_row, in_states = below(e, channels, live), below(n, STATES, live)
+                x_E = load_row(x, batch, t + i, e, in_row)
+                B_N, C_N = load_row(B, batch, t + i, n, in_states), Cs[i].to(tl.float32)
+                v, delta = _biased_step(load_row(dt, batch, t + i, e, in_row), bias, SOFTPLUS)
                 delta = tl.where(live, delta, 0.0)
                 dp = _gated(dys[i], None if z is None else zs[i])
                 h_before = hs[i]
@@ -270,11 +271,11 @@ def backward(
                     out = tl.sum(h * C_N[:, None], 0) + D * x_E
                     gate = zs[i].to(tl.float32)
                     slope = dys[i].to(tl.float32) * out * silu_slope(gate)
-                    tl.store(dz[0] + batch * dz[1] + (t + i) * dz[2] + e, slope, mask=in_e & live)
+                    tl.store(dz[0] + batch * dz[1] + (t + i) * dz[2] + e, slope, mask=in_row)
                     if y is not None:
-                        tl.store(y + row + i * channels + e, out * gate * sigmoid(gate), mask=in_e & live)
-                tl.store(partial + (t + i) * 2 * N, tl.sum(g * (delta * x_E)[None, :], 1), mask=live)
-                tl.store(partial + (t + i) * 2 * N + N, tl.sum(h * dp[None, :], 1), mask=live)
+                        tl.store(y + row + i * channels + e, out * gate * sigmoid(gate), mask=in_row)
+                tl.store(partial + (t + i) * 2 * STATES, tl.sum(g * (delta * x_E)[None, :], 1), mask=in_states)
+                tl.store(partial + (t + i) * 2 * STATES + STATES, tl.sum(h * dp[None, :], 1), mask=in_states)
                 gB = tl.sum(g * B_N[:, None], 0)
                 g *= a
                 through = g * h_before
@@ -282,8 +283,8 @@ def backward(
                 dv = x_E * gB + LN2 * tl.sum(through * A, 0)
                 if SOFTPLUS:
                     dv *= sigmoid(v)
-                tl.store(dx + row + i * channels + e, delta * gB + D * dp, mask=in_e & live)
-                tl.store(ddt + row + i * channels + e, dv, mask=in_e & live)
+                tl.store(dx + row + i * channels + e, delta * gB + D * dp, mask=in_row)
+                tl.store(ddt + row + i * channels + e, dv, mask=in_row)
                 sum_D += dp * x_E
                 sum_bias += tl.where(live, dv, 0.0)
                 if resets is not None:
