@@ -93,10 +93,15 @@ __device__ __forceinline__ io4 load4(const io_t* p, int valid) {
         return io4_of(valid > 0 ? p[0] : io_t(), valid > 1 ? p[1] : io_t(), valid > 2 ? p[2] : io_t(),
                       valid > 3 ? p[3] : io_t());
 }
+// One instruction: the compiler takes a store of two halves apart where it cannot order it among its neighbours.
+__device__ __forceinline__ void store_quad(io_t* p, float4 v) { *(float4*)p = v; }
+__device__ __forceinline__ void store_quad(io_t* p, uint2 v) {
+    *(unsigned long long*)p = (unsigned long long)v.y << 32 | v.x;
+}
 template <bool WHOLE>
 __device__ __forceinline__ void store4(io_t* p, int valid, float4 v) {
     if constexpr (WHOLE) {
-        if (valid > 0) *(io4*)p = pack(v);
+        if (valid > 0) store_quad(p, pack(v));
     } else {
         if (valid > 0) p[0] = from_float(v.x);
         if (valid > 1) p[1] = from_float(v.y);
