@@ -18,7 +18,7 @@ FLOAT32 = 4e-6
 
 
 @pytest.mark.parametrize("kind", ["rms", "layer"])
-@pytest.mark.parametrize("width", [1, 6, 33, 128])
+@pytest.mark.parametrize("width", [1, 33, 128])
 def test_norm(width: int, kind: str, device: str) -> None:
     for present in ({"bias": True, "residual": True}, {"bias": False, "residual": False}):
         case = on(device, norm_inputs(3, width, **present))
@@ -49,7 +49,7 @@ def test_norm_of_no_rows(device: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("vocabulary", [1, 3, 256, 257])
+@pytest.mark.parametrize("vocabulary", [1, 256, 257])
 def test_cross_entropy(vocabulary: int, dtype: torch.dtype, device: str) -> None:
     g = torch.Generator().manual_seed(vocabulary)
     logits = (torch.randn(2, 4, vocabulary, generator=g) * 5).to(device, dtype)
