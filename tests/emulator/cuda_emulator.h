@@ -12,20 +12,16 @@
 
 #define __global__
 #define __device__
-#define __host__
 #define __forceinline__ inline
-#define __noinline__ __attribute__((noinline))
 #define __restrict__ __restrict
 #define __align__(bytes) alignas(bytes)
 #define __grid_constant__
-#define __constant__ static const
 #define EMULATED inline __attribute__((always_inline))
 
 #define threadIdx (emulated::here->thread)
 #define blockIdx (emulated::here->block)
 #define blockDim (emulated::here->block_size)
 #define gridDim (emulated::here->grid_size)
-constexpr int warpSize = 32;
 
 struct alignas(8) float2 {
     float x, y;
@@ -66,12 +62,7 @@ EMULATED float __uint_as_float(unsigned v) { return emulated::bits<float>(v); }
 EMULATED int __float_as_int(float v) { return emulated::bits<int>(v); }
 EMULATED unsigned __float_as_uint(float v) { return emulated::bits<unsigned>(v); }
 EMULATED float rsqrtf(float v) { return 1.f / sqrtf(v); }
-using std::isfinite;
 using std::isinf;
-using std::isnan;
-EMULATED float __expf(float v) { return expf(v); }
-EMULATED float __logf(float v) { return logf(v); }
-EMULATED float __fdividef(float a, float b) { return a / b; }
 template <class A, class B>
 EMULATED std::common_type_t<A, B> min(A a, B b) {
     using T = std::common_type_t<A, B>;
@@ -83,10 +74,8 @@ EMULATED std::common_type_t<A, B> max(A a, B b) {
     return (T)a < (T)b ? (T)b : (T)a;
 }
 EMULATED int __popc(unsigned v) { return __builtin_popcount(v); }
-EMULATED int __clz(int v) { return v ? __builtin_clz((unsigned)v) : 32; }
-EMULATED int __ffs(int v) { return __builtin_ffs(v); }
 
-// Memory. Every write is seen at once by all; what is tested is the order of events, not of caches.
+// Memory. Ordinary writes are seen at once by all; what is tested is the order of events, not of caches.
 template <class T>
 EMULATED T __ldg(const T* p) {
     return *p;
@@ -96,22 +85,10 @@ EMULATED T __ldcg(const T* p) {
     emulated::perhaps_turn();
     return *p;
 }
-template <class T>
-EMULATED T __ldcs(const T* p) {
-    return *p;
+EMULATED size_t __cvta_generic_to_shared(const void* p) {
+    return (size_t)((const char*)p - emulated::here->dynamic_shared);
 }
-template <class T>
-EMULATED void __stcg(T* p, T v) {
-    *p = v;
-}
-template <class T>
-EMULATED void __stcs(T* p, T v) {
-    *p = v;
-}
-EMULATED size_t __cvta_generic_to_shared(const void* p) { return (size_t)((const char*)p - emulated::here->dynamic_shared); }
 EMULATED void __threadfence() { emulated::perhaps_turn(); }
-EMULATED void __threadfence_block() { emulated::perhaps_turn(); }
-EMULATED void __nanosleep(unsigned) { emulated::take_turns(); }
 namespace emulated {
 // Not to be seen by -fsanitize=thread: atomic operations do not race with each other.
 template <class T, class F>
@@ -125,18 +102,6 @@ __attribute__((noinline, no_sanitize_thread)) T change(T* p, F f) {
 template <class T, class V>
 EMULATED T atomicAdd(T* p, V v) {
     return emulated::change(p, [=](T old) { return (T)(old + (T)v); });
-}
-template <class T, class V>
-EMULATED T atomicMax(T* p, V v) {
-    return emulated::change(p, [=](T old) { return max(old, (T)v); });
-}
-template <class T, class V>
-EMULATED T atomicExch(T* p, V v) {
-    return emulated::change(p, [=](T) { return (T)v; });
-}
-template <class T>
-EMULATED T atomicCAS(T* p, T expected, T v) {
-    return emulated::change(p, [=](T old) { return old == expected ? v : old; });
 }
 
 // Threads that meet.

@@ -3,7 +3,7 @@
 // -fsanitize=thread makes the compiler call a function before every access to memory; here they are. An access races
 // with an earlier one of another thread, one of them a write, unless a barrier lies between: each thread has a vector
 // clock (the last event of every other thread that it knows to have happened), each two bytes of memory remember their
-// last write and some of the reads since. https://research.google/pubs/fasttrack (the same idea in full)
+// last write and some of the reads since: Flanagan and Freund, FastTrack (PLDI 2009), with fewer reads kept.
 #include "machine.h"
 
 #include <cstring>
@@ -25,9 +25,9 @@ char* stacks;
 size_t stack_bytes;
 std::unordered_map<uintptr_t, Cell*> pages;
 Knowledge nothing, everything_before;  // at the start of a launch: whether those before have ended
-std::vector<unsigned> times;   // by timeline
-std::vector<uint64_t> owners;  // block << 32 | thread; all ones: an mbarrier
-unsigned first;                // timeline of this launch; those below are of launches that may not have ended
+std::vector<unsigned> times;           // by timeline
+std::vector<uint64_t> owners;          // block << 32 | thread; all ones: an mbarrier
+unsigned first;                        // timeline of this launch; those below are of launches that may not have ended
 constexpr uint64_t A_BARRIER = ~0ull;
 bool active() { return machine->launch->ordered; }
 
@@ -44,7 +44,9 @@ void note(Clock& clock, const Block& home, unsigned timeline, unsigned time) {
     clock[timeline - home.first_timeline + 1] = time;
 }
 // All that a thread has done until now goes into the clock; what it does next is a later event.
-void add_own(Clock& clock, const Thread& thread) { note(clock, *thread.home, thread.timeline, times[thread.timeline]++); }
+void add_own(Clock& clock, const Thread& thread) {
+    note(clock, *thread.home, thread.timeline, times[thread.timeline]++);
+}
 bool before(const Event& event, const Thread& me) {
     if (event.time == 0 || event.timeline == me.timeline) return true;
     const Clock& seen = *me.seen;

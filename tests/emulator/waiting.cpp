@@ -166,9 +166,10 @@ void receive(void* to, const void* place, unsigned bytes, unsigned count) {
     me->informed = machine->news;
     me->looked.push_back(place);
     memcpy(to, place, bytes * count);
-    for (const Letter& letter : machine->letters)  // a thread sees its own
-        if (letter.from == me && letter.place >= (const char*)place && letter.place < (const char*)place + bytes * count)
-            memcpy((char*)to + (letter.place - (const char*)place), &letter.value, bytes);
+    for (const Letter& letter : machine->letters) {  // a thread sees its own
+        size_t offset = (size_t)(letter.place - (const char*)place);
+        if (letter.from == me && offset < bytes * count) memcpy((char*)to + offset, &letter.value, bytes);
+    }
 }
 
 }  // namespace emulated

@@ -18,10 +18,8 @@ CPU = torch.device("cpu")
 # (byte, slot before, slot after): two sequences of one byte around one of six.
 COLUMNS = [(66, 1, 9), (65, 0, 3), (200, 3, 4), (3, 4, 5), (0, 5, 6), (32, 6, 7), (97, 7, 8), (255, 2, 2)]
 
-PLAIN = Sizes(
-    D=40, E=80, N=16, R=3, W=4, V=256, layers=2, layer_norm=False, norm_bias=False, eps=1e-5, dtype=torch.bfloat16
-)
-ODD = Sizes(
+# Sizes that fill neither tiles nor slices, and rings of weights that wrap.
+SIZES = Sizes(
     D=136, E=520, N=5, R=9, W=2, V=300, layers=2, layer_norm=True, norm_bias=True, eps=1e-3, dtype=torch.float16
 )
 
@@ -139,16 +137,16 @@ def many(stack: Stack, *, seed: int = 0) -> Results:
     return results
 
 
-@pytest.fixture(params=[PLAIN, ODD], ids=["plain", "odd"], scope="module")
-def stack(request: pytest.FixtureRequest) -> Stack:
-    return Stack(request.param)
+@pytest.fixture(scope="module")
+def stack() -> Stack:
+    return Stack(SIZES)
 
 
 def test_values_and_states(stack: Stack) -> None:
     ours, truth = few(stack, len(COLUMNS)), exact(stack)
     for name, value in vars(truth).items():
         error = (getattr(ours, name)[..., : value.shape[-1]].double() - value).norm() / value.norm()
-        assert error <= (2e-2 if stack.sizes.dtype == torch.bfloat16 else 3e-3), f"{name}: relative error {error:.1e}"
+        assert error <= 3e-3, f"{name}: relative error {error:.1e}"
 
 
 def test_the_same_bits_by_the_byte_and_by_many(stack: Stack) -> None:
