@@ -28,10 +28,10 @@ def _place(length, channels, segments, segment_rows, BLOCK: tl.constexpr):
 
 @triton.jit
 def _tile(block, channels, STATES: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr):
-    """Channels and states of this program with their masks, and the same of a tile of both."""
+    """Channels of this program and which exist, its states, and offsets of a tile of both with their mask."""
     e, n = block * BLOCK + tl.arange(0, BLOCK), tl.arange(0, N)
-    in_e, in_n = e < channels, n < STATES
-    return e, in_e, n, in_n, n[:, None] * channels + e[None, :], in_n[:, None] & in_e[None, :]
+    in_e = e < channels
+    return e, in_e, n, n[:, None] * channels + e[None, :], (n < STATES)[:, None] & in_e[None, :]
 
 
 @triton.jit
@@ -79,7 +79,7 @@ def forward(
 ):  # fmt: skip
     """Walk a segment from its first state: y if given, its end state, its checkpoints and elapsed step if given."""
     block, batch, segment, start, end = _place(length, channels, segments, segment_rows, BLOCK)
-    e, in_e, n, in_n, tile, in_tile = _tile(block, channels, STATES, N, BLOCK)
+    e, in_e, n, tile, in_tile = _tile(block, channels, STATES, N, BLOCK)
     A = tl.load(A + tile, mask=in_tile, other=0.0)
     D, bias = _channel(D, e, in_e), _channel(bias, e, in_e)
     here = (batch * segments + segment) * STATES * channels
@@ -132,7 +132,7 @@ def carry(
     """
     blocks = tl.cdiv(channels, BLOCK)
     block, batch = tl.program_id(0) % blocks, (tl.program_id(0) // blocks).to(tl.int64)
-    e, in_e, _, _, tile, in_tile = _tile(block, channels, STATES, N, BLOCK)
+    e, in_e, _, tile, in_tile = _tile(block, channels, STATES, N, BLOCK)
     A = tl.load(A + tile, mask=in_tile, other=0.0)
     carried = tl.zeros([N, BLOCK], tl.float32)
     if first is not None:
@@ -167,7 +167,7 @@ def adjoint(
 ):  # fmt: skip
     """Walk a segment back in time from zero: the gradient of the state before it, and its elapsed step."""
     block, batch, segment, start, end = _place(length, channels, segments, segment_rows, BLOCK)
-    e, in_e, n, in_n, tile, in_tile = _tile(block, channels, STATES, N, BLOCK)
+    e, in_e, n, tile, in_tile = _tile(block, channels, STATES, N, BLOCK)
     A = tl.load(A + tile, mask=in_tile, other=0.0)
     bias = _channel(bias, e, in_e)
     g = tl.zeros([N, BLOCK], tl.float32)
@@ -207,7 +207,7 @@ def backward(
     a time to be held in registers. Sums over channels leave a part for each block, sums over time one for each segment.
     """
     block, batch, segment, start, end = _place(length, channels, segments, segment_rows, BLOCK)
-    e, in_e, n, in_n, tile, in_tile = _tile(block, channels, STATES, N, BLOCK)
+    e, in_e, n, tile, in_tile = _tile(block, channels, STATES, N, BLOCK)
     A = tl.load(A + tile, mask=in_tile, other=0.0)
     D, bias = _channel(D, e, in_e), _channel(bias, e, in_e)
     walk = batch * segments + segment
@@ -305,14 +305,14 @@ def step(
     """One position: `state`, a tuple of a pointer and strides of rows, channels and states, is updated in place."""
     blocks = tl.cdiv(channels, BLOCK)
     block, batch = tl.program_id(0) % blocks, (tl.program_id(0) // blocks).to(tl.int64)
-    e, in_e, n, in_n, tile, in_tile = _tile(block, channels, STATES, N, BLOCK)
-    x_E, B_N = load_row(x, batch, 0, e, in_e), load_row(B, batch, 0, n, in_n)
+    e, in_e, n, tile, in_tile = _tile(block, channels, STATES, N, BLOCK)
+    x_E, B_N = load_row(x, batch, 0, e, in_e), load_row(B, batch, 0, n, n < STATES)
     _, delta = _biased_step(load_row(dt, batch, 0, e, in_e), _channel(bias, e, in_e), SOFTPLUS)
     A = tl.load(A + tile, mask=in_tile, other=0.0)
     here = state[0] + batch * state[1] + e[None, :] * state[2] + n[:, None] * state[3]
     h = _advance(tl.load(here, mask=in_tile, other=0.0), A, B_N, delta, x_E, None, True)
     tl.store(here, h, mask=in_tile)
-    out = tl.sum(h * load_row(C, batch, 0, n, in_n)[:, None], 0) + _channel(D, e, in_e) * x_E
+    out = tl.sum(h * load_row(C, batch, 0, n, n < STATES)[:, None], 0) + _channel(D, e, in_e) * x_E
     if z is not None:
         gate = load_row(z, batch, 0, e, in_e)
         out *= gate * sigmoid(gate)
