@@ -1,4 +1,4 @@
-"""Ops: contracts with several backends. `reference` says what is computed; `cpu`, `cuda` and `triton` compute it fast."""
+"""Ops: contracts with several backends. `reference` says what is computed; `cpu`, `cuda`, `triton` compute it fast."""
 
 from mambabyte.ops.causal_conv import causal_conv as causal_conv
 from mambabyte.ops.causal_conv import causal_conv_step as causal_conv_step
