@@ -74,7 +74,7 @@ class CudaEngine:
         s = self._sizes
         self._ssm = torch.zeros(FIRST_SLOTS, s.layers, s.E, s.N_pitch, device=self._device)
         self._conv = torch.zeros(FIRST_SLOTS, s.layers, s.E, s.W - 1, device=self._device)
-        self._few = [_Few(s, self._device, columns, self.outputs) for columns in (1, _most_columns(s, self._device))]
+        self._few = [_Few(s, self._device, columns, self.outputs) for columns in _capacities(s, self._device)]
         self._many: dict[int, _Many] = {}
 
     def join(self, state: ByteLMState) -> int:
@@ -105,11 +105,14 @@ class CudaEngine:
         return np.split(logits, np.cumsum([len(ids) for ids in data])[:-1]) if len(data) > 1 else [logits]
 
     def _run(self, columns: list[Column]) -> Logits:
-        one, few = self._few
-        if len(columns) == 1:
-            return one.run(columns, self._weights, self._ssm, self._conv)
-        step = few.columns if len(columns) <= PIECES * few.columns else MOST_WIDE
-        runs: _Few | _Many = few if step == few.columns else self._many_for(min(len(columns), step))
+        most = self._few[-1].columns
+        runs: _Few | _Many
+        if len(columns) <= PIECES * most:
+            runs = next((few for few in self._few if few.columns >= len(columns)), self._few[-1])
+            step = runs.columns
+        else:
+            step = MOST_WIDE
+            runs = self._many_for(min(len(columns), step))
         pieces = [columns[i : i + step] for i in range(0, len(columns), step)]
         logits = [runs.run(piece, self._weights, self._ssm, self._conv) for piece in pieces]
         return logits[0] if len(logits) == 1 else np.concatenate(logits)
@@ -154,16 +157,16 @@ class _Few:
         self._cut = persistent.Cut.of(sizes, *nvrtc.hardware(device), columns=columns)
         self._kernel = nvrtc.get(persistent.SOURCES, persistent.KERNEL, **self._cut.defines)
         self._mail = persistent.Mail(sizes, columns, device)
+        self._model: persistent.Model | None = None
         self._logits = torch.zeros(columns, outputs, pin_memory=True)
         self._read = self._logits.numpy()
 
     def run(self, columns: list[Column], weights: Weights, ssm: Tensor, conv: Tensor) -> Logits:
         """The logits after each column."""
-        layers = self._cut.sizes.layers
-        model = persistent.model(weights, self._mail, ssm, conv, self._logits, layers)
-        batch = persistent.batch(columns, self.columns)
-        tag = self._mail.next_tag()
-        self._kernel.together(self._cut.blocks, persistent.THREADS, model, batch, tag, shared=self._cut.shared)
+        if self._model is None or self._model.ssm != ssm.data_ptr():
+            self._model = persistent.model(weights, self._mail, ssm, conv, self._logits, self._cut.sizes.layers)
+        batch, tag = persistent.batch(columns, self.columns), self._mail.next_tag()
+        self._kernel.together(self._cut.blocks, persistent.THREADS, self._model, batch, tag, shared=self._cut.shared)
         torch.cuda.current_stream().synchronize()
         return self._read[: len(columns)].copy()
 
@@ -208,11 +211,10 @@ class _Many:
         return graph
 
 
-def _most_columns(sizes: Sizes, device: torch.device) -> int:
-    columns = persistent.MOST_COLUMNS
-    while columns > 1 and not persistent.Cut.of(sizes, *nvrtc.hardware(device), columns=columns).fits:
-        columns -= 1
-    return columns
+def _capacities(sizes: Sizes, device: torch.device) -> list[int]:
+    """Columns of the persistent kernel's versions: those that fit, fewest first."""
+    hardware = nvrtc.hardware(device)
+    return [n for n in persistent.CAPACITIES if persistent.Cut.of(sizes, *hardware, columns=n).fits]
 
 
 def sizes_of(model: ByteLM, dtype: torch.dtype) -> Sizes:

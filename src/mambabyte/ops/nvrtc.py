@@ -111,42 +111,18 @@ class Kernel:
         threads: int,
         *arguments: Tensor | int | float | None,
         shared: int = 0,
-        early: bool = False,
     ) -> None:
         """Launch on the current device and stream.
 
-        Tensors become pointers and None the null pointer; integers arrive as `long long`, floats as `double`. `early`:
-        the kernel may begin before the one ahead of it in the stream has ended, and waits by itself for what it reads.
+        Tensors become pointers and None the null pointer; integers arrive as `long long`, floats as `double`.
         """
         device = _current_device()
         kernel = self._loaded.get((device, shared))
         if kernel is None:
             kernel = self._loaded[device, shared] = self._load(device, shared)
         values = [a.data_ptr() if isinstance(a, Tensor) else 0 if a is None else a for a in arguments]
-        if early:
-            self._launch_early(kernel, grid, threads, values, shared)
-        else:
-            stream = _stream(torch.cuda.current_stream(device).cuda_stream)
-            _launch()(stream, _config(grid, threads, shared), kernel, *values)
-
-    def _launch_early(
-        self, kernel: Any, grid: tuple[int, ...], threads: int, values: list[int | float], shared: int
-    ) -> None:
-        from cuda.bindings import driver
-
-        attribute = driver.CUlaunchAttribute()
-        attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
-        attribute.value.programmaticStreamSerializationAllowed = 1
-        config = driver.CUlaunchConfig()
-        config.gridDimX, config.gridDimY, config.gridDimZ = (*grid, 1, 1)[:3]
-        config.blockDimX, config.blockDimY, config.blockDimZ = threads, 1, 1
-        config.sharedMemBytes, config.hStream = shared, torch.cuda.current_stream().cuda_stream
-        config.attrs, config.numAttrs = [attribute], 1
-        boxes = [ctypes.c_double(v) if isinstance(v, float) else ctypes.c_longlong(v) for v in values]
-        pointers = (ctypes.c_void_p * len(boxes))(*map(ctypes.addressof, boxes))
-        (status,) = driver.cuLaunchKernelEx(config, int(_handle(kernel)), ctypes.addressof(pointers), 0)
-        if status != driver.CUresult.CUDA_SUCCESS:
-            raise RuntimeError(f"the GPU could not run {self.name} ({status.name})")
+        stream = _stream(torch.cuda.current_stream(device).cuda_stream)
+        _launch()(stream, _config(grid, threads, shared), kernel, *values)
 
     def together(self, blocks: int, threads: int, *arguments: ctypes.Structure | int, shared: int = 0) -> None:
         """Launch on the current device and stream with all blocks at once, so that they may wait for each other.

@@ -77,8 +77,3 @@ __device__ __forceinline__ uint4 look_at(const unsigned* flags) {
     return v;
 }
 __device__ __forceinline__ void look_again() {}
-
-// Of a kernel that may begin before the one ahead of it in the stream has ended: let the next one begin, and wait for
-// all that the ones ahead have written.
-__device__ __forceinline__ void let_next_begin() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
-__device__ __forceinline__ void wait_for_previous() { asm volatile("griddepcontrol.wait;" ::: "memory"); }

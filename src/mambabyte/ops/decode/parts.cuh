@@ -14,9 +14,9 @@ constexpr int D_SLICES = (D + SLICE - 1) / SLICE, E_SLICES = (E + SLICE - 1) / S
 constexpr int D_PITCH = D_SLICES * SLICE, E_PITCH = E_SLICES * SLICE;
 constexpr int D_TILES = (D + TILE - 1) / TILE, E_TILES = (E + TILE - 1) / TILE;
 constexpr int V_TILES = (V + TILE - 1) / TILE;
-constexpr int PARTS = 4;                             // lanes that share a channel's states
-constexpr int OWN = (N + PARTS - 1) / PARTS;         // states of a lane
-constexpr int N_PITCH = PARTS * OWN;
+constexpr int PARTS = 4;  // lanes that share the sum of a step size
+__device__ constexpr int power_of_two(int least) { return least <= 1 ? 1 : 2 * power_of_two((least + 1) / 2); }
+constexpr int N_PITCH = power_of_two(N) > PARTS ? power_of_two(N) : PARTS;
 constexpr int R_OWN = (R + 4 * PARTS - 1) / (4 * PARTS) * 4;  // inputs of dt of a lane, in whole quads
 constexpr int R_PITCH = PARTS * R_OWN;
 constexpr int SELECT = R + 2 * N, SELECT_TILES = (SELECT + TILE - 1) / TILE;
@@ -45,37 +45,35 @@ __device__ __forceinline__ float warp_sum(float v) {
     return v;
 }
 
-// A warp normalises one column of the stream: lane l has x[i] from SLICE i + 4 l on, zero beyond D. scale (D_PITCH), and
-// after it shift if there is a bias. `store` takes a place and the four outputs from there on, zero beyond D.
-template <class Store>
-__device__ __forceinline__ void normalise(float4 (&x)[D_SLICES], const float* scale, int lane, Store store) {
-    float mean = 0.f, square = 0.f;
-    if (LAYER) {
+// The norm of a column: a warp sums a slice, of which lane l has x from 4 l on, zero beyond D; the slices' sums are added
+// in order.
+__device__ __forceinline__ float slice_sum(float4 x) { return warp_sum((x.x + x.y) + (x.z + x.w)); }
+__device__ __forceinline__ float slice_square(float4 x) {
+    return warp_sum(fmaf(x.x, x.x, x.y * x.y) + fmaf(x.z, x.z, x.w * x.w));
+}
+__device__ __forceinline__ float add_slices(const float* sums) {
+    float sum = sums[0];
 #pragma unroll
-        for (int i = 0; i < D_SLICES; i++) mean += (x[i].x + x[i].y) + (x[i].z + x[i].w);
-        mean = warp_sum(mean) / D;
+    for (int slice = 1; slice < D_SLICES; slice++) sum += sums[slice];
+    return sum;
+}
+// x less the mean of the column, zero beyond D; `place` is that of x.x.
+__device__ __forceinline__ float4 centred(float4 x, float mean, int place) {
 #pragma unroll
-        for (int i = 0; i < D_SLICES; i++)
+    for (int c = 0; c < 4; c++) at(x, c) = place + c < D ? at(x, c) - mean : 0.f;
+    return x;
+}
+__device__ __forceinline__ float rate_of(float squares) { return rsqrtf(squares / D + __int_as_float(EPS_BITS)); }
+// norm: scale (D_PITCH) and, if there is one, bias (D_PITCH).
+__device__ __forceinline__ io4 scaled(float4 x, float rate, const float* norm, int place) {
+    float4 w = *(const float4*)(norm + place), y;
 #pragma unroll
-            for (int c = 0; c < 4; c++) at(x[i], c) = i * SLICE + lane * 4 + c < D ? at(x[i], c) - mean : 0.f;
+    for (int c = 0; c < 4; c++) at(y, c) = at(x, c) * rate * at(w, c);
+    if (BIAS) {
+        float4 b = *(const float4*)(norm + D_PITCH + place);
+        y = make_float4(y.x + b.x, y.y + b.y, y.z + b.z, y.w + b.w);
     }
-#pragma unroll
-    for (int i = 0; i < D_SLICES; i++)
-#pragma unroll
-        for (int c = 0; c < 4; c++) square = fmaf(at(x[i], c), at(x[i], c), square);
-    float rate = rsqrtf(warp_sum(square) / D + __int_as_float(EPS_BITS));
-#pragma unroll
-    for (int i = 0; i < D_SLICES; i++) {
-        int place = i * SLICE + lane * 4;
-        float4 w = *(const float4*)(scale + place), y;
-#pragma unroll
-        for (int c = 0; c < 4; c++) at(y, c) = at(x[i], c) * rate * at(w, c);
-        if (BIAS) {
-            float4 b = *(const float4*)(scale + D_PITCH + place);
-            y = make_float4(y.x + b.x, y.y + b.y, y.z + b.z, y.w + b.w);
-        }
-        store(place, pack(y));
-    }
+    return pack(y);
 }
 
 __device__ __forceinline__ float rounded(float v) { return to_float(from_float(v)); }
@@ -88,20 +86,22 @@ struct Channels {
 };
 static_assert(sizeof(Channels) % 16 == 0, "copied 16 bytes at a time");
 
-// One channel's convolution at one column: the last inputs move on, u is returned as it is stored.
-__device__ __forceinline__ float convolve(float (&past)[CONV_STATE], float x, const float* taps, float bias) {
+// One channel's convolution at one column, of its last CONV_STATE inputs and x; u as it is stored.
+__device__ __forceinline__ float convolve(const float (&past)[CONV_STATE], float x, const float* taps, float bias) {
     float sum = bias;
 #pragma unroll
     for (int w = 0; w < CONV_STATE; w++) sum = fmaf(taps[w], past[w], sum);
-    sum = fmaf(taps[CONV_STATE], x, sum);
+    return rounded(silu(fmaf(taps[CONV_STATE], x, sum)));
+}
+// The inputs that the next column finds.
+__device__ __forceinline__ void move_on(float (&past)[CONV_STATE], float x) {
 #pragma unroll
     for (int w = 0; w + 1 < CONV_STATE; w++) past[w] = past[w + 1];
     past[CONV_STATE - 1] = x;
-    return rounded(silu(sum));
 }
 
-// The step size of one channel at one column, from the first R selected values and a lane's share of the channel's
-// R_PITCH weights, zero beyond R; PARTS lanes (`group`) share the sum.
+// A part's share of the step size of one channel at one column, from the first R selected values and the part's R_OWN
+// of the channel's R_PITCH weights, zero beyond R.
 struct StepWeights {
     io4 quads[R_OWN / 4];
     __device__ __forceinline__ StepWeights(const io_t* weights, int part) {
@@ -109,8 +109,7 @@ struct StepWeights {
         for (int r = 0; r < R_OWN / 4; r++) quads[r] = ((const io4*)(weights + part * R_OWN))[r];
     }
 };
-__device__ __forceinline__ float step_size(const float* selected, const StepWeights& weights, float bias, int part,
-                                           unsigned group) {
+__device__ __forceinline__ float step_part(const float* selected, const StepWeights& weights, int part) {
     float sum = 0.f;
 #pragma unroll
     for (int r = 0; r < R_OWN / 4; r++) {
@@ -118,12 +117,24 @@ __device__ __forceinline__ float step_size(const float* selected, const StepWeig
 #pragma unroll
         for (int c = 0; c < 4; c++) sum = fmaf(at(low, c), at(weight, c), sum);
     }
-    sum += __shfl_xor_sync(group, sum, 1);
-    sum += __shfl_xor_sync(group, sum, 2);
-    return softplus(rounded(sum) + bias);
+    return sum;
+}
+__device__ __forceinline__ float step_size(float sum, float bias) { return softplus(rounded(sum) + bias); }
+
+// The sum of what LANES neighbours hold: a tree, neighbours first.
+template <int LANES>
+__device__ __forceinline__ float add_lanes(float v, unsigned group) {
+#pragma unroll
+    for (int lanes = 1; lanes < LANES; lanes *= 2) v += __shfl_xor_sync(group, v, lanes);
+    return v;
+}
+// The lanes of `lanes` neighbours that this one is of; a power of two.
+__device__ __forceinline__ unsigned group_of(int lane, int lanes) {
+    return (lanes == 32 ? ALL : (1u << lanes) - 1) << (lane & ~(lanes - 1));
 }
 
-// A lane's states, at a place where quads lie on their own size.
+// A lane's OWN states, at a place where quads lie on their own size.
+template <int OWN>
 __device__ __forceinline__ void load_states(float (&h)[OWN], const float* from) {
     if constexpr (OWN % 4 == 0)
 #pragma unroll
@@ -135,6 +146,7 @@ __device__ __forceinline__ void load_states(float (&h)[OWN], const float* from) 
 #pragma unroll
         for (int i = 0; i < OWN; i++) h[i] = from[i];
 }
+template <int OWN>
 __device__ __forceinline__ void store_states(const float (&h)[OWN], float* to) {
     if constexpr (OWN % 4 == 0)
 #pragma unroll
@@ -143,20 +155,29 @@ __device__ __forceinline__ void store_states(const float (&h)[OWN], float* to) {
 #pragma unroll
         for (int i = 0; i < OWN; i++) to[i] = h[i];
 }
-
-// A lane's states of one channel at one column, A its own decays, B and C all N; y, gated, is returned to the PARTS
-// lanes of the channel.
-__device__ __forceinline__ float scan(float (&h)[OWN], float dt, float u, float z, const float* B, const float* C,
-                                      const float* A, float skip, int part, unsigned group) {
-    float sum = 0.f, in = dt * u;
+// A lane's values of all N of B or C, zero beyond N.
+template <int OWN>
+__device__ __forceinline__ void pick(float (&own)[OWN], const float* all, int part) {
+    if constexpr (OWN % 4 == 0 && N == N_PITCH && R % 4 == 0) load_states(own, all + part * OWN);
+    else
+#pragma unroll
+        for (int i = 0; i < OWN; i++) own[i] = N == N_PITCH || part * OWN + i < N ? all[part * OWN + i] : 0.f;
+}
+// A lane's states of one channel at one column, and its share of y. All N products are added as a tree, neighbours
+// first, however many lanes share them.
+template <int OWN>
+__device__ __forceinline__ float advance(float (&h)[OWN], float dt, float u, const float (&B)[OWN],
+                                         const float (&C)[OWN], const float (&A)[OWN]) {
+    float products[OWN], in = dt * u;
 #pragma unroll
     for (int i = 0; i < OWN; i++) {
-        int n = part * OWN + i;
-        if (N != N_PITCH && n >= N) break;
-        h[i] = fmaf(ex2(dt * A[i]), h[i], in * B[n]);
-        sum = fmaf(h[i], C[n], sum);
+        h[i] = fmaf(ex2(dt * A[i]), h[i], in * B[i]);
+        products[i] = h[i] * C[i];
     }
-    sum += __shfl_xor_sync(group, sum, 1);
-    sum += __shfl_xor_sync(group, sum, 2);
-    return fmaf(skip, u, sum) * silu(z);
+#pragma unroll
+    for (int width = 1; width < OWN; width *= 2)
+#pragma unroll
+        for (int i = 0; i < OWN; i += 2 * width) products[i] += products[i + width];
+    return products[0];
 }
+__device__ __forceinline__ float gated(float sum, float u, float z, float skip) { return fmaf(skip, u, sum) * silu(z); }

@@ -26,7 +26,7 @@ constexpr int FLAGS = 256;          // at least the blocks, in whole quads
 #ifndef DIRECT_U
 #define DIRECT_U 16
 #define DIRECT_SELECTED 2
-#define DIRECT_Y 0
+#define DIRECT_Y 1
 #define DIRECT_STREAM 1
 #endif
 constexpr int NORM_BYTES = (1 + BIAS) * D_PITCH * 4;
@@ -43,7 +43,7 @@ struct Model {
     const Channels* channels;        // [layer][E_TILES]
     const float *norms, *embedding;  // [layers + 1][1 + BIAS][D_PITCH], [V][D_PITCH]
     float *ssm, *conv;               // [slot][layer][E][N_PITCH], [slot][layer][E][CONV_STATE]
-    u64 *u, *y, *selected, *stream;  // u and y: see mail_place; [COLUMNS][SELECT_PITCH], [COLUMNS][D_PITCH]
+    u64 *u, *y, *selected, *stream;  // see mail_place; [COLUMNS][SELECT_PITCH]; see stream_place
     unsigned* flags;                 // [4][FLAGS], one a block
     float* logits;                   // [COLUMNS][outputs]
     int layers, outputs;
@@ -52,8 +52,15 @@ struct Model {
 // The columns of a launch. Those of a row are neighbours, in the order of time.
 struct Batch {
     int columns, rows;
-    int id[COLUMNS], after[COLUMNS];          // of a column: its byte, and the slot that its state goes to
-    int before[COLUMNS], first[COLUMNS + 1];  // of a row: the slot that it starts from, and its first column
+    int id[COLUMNS], after[COLUMNS];      // of a column: its byte, and the slot that its state goes to
+    int begin[COLUMNS], place[COLUMNS];   // the slot that its row starts from, and how many columns of it come before
+    int first[COLUMNS + 1];               // of a row: its first column
+
+    // The numbers, known to the compiler where they can be only one.
+    __device__ __forceinline__ int width() const { return COLUMNS == 1 ? 1 : columns; }
+    __device__ __forceinline__ int height() const { return COLUMNS == 1 ? 1 : rows; }
+    __device__ __forceinline__ int first_of(int row) const { return COLUMNS == 1 ? row : first[row]; }
+    __device__ __forceinline__ int place_of(int column) const { return COLUMNS == 1 ? 0 : place[column]; }
 };
 
 struct __align__(128) Shared {
@@ -62,8 +69,8 @@ struct __align__(128) Shared {
     Channels channels[2][CHANNEL_TILES];
     __align__(16) float norm[2][(1 + BIAS) * D_PITCH];
     __align__(16) io_t columns[COLUMNS][PITCH];
-    float sums[SUMS];
-    float x[COLUMNS][CHANNELS], z[COLUMNS][CHANNELS], dt[COLUMNS][CHANNELS];
+    float sums[SUMS], slices[2][COLUMNS][D_SLICES];
+    float x[COLUMNS][CHANNELS], u[COLUMNS][CHANNELS], z[COLUMNS][CHANNELS], dt[COLUMNS][CHANNELS];
     __align__(16) float selected[COLUMNS][SELECT_PITCH];
 };
 static_assert(sizeof(Shared) <= SHARED_BYTES, "what the host has counted");
@@ -98,28 +105,33 @@ __device__ __forceinline__ bool direct(Sent what, int columns) {
 }
 // All threads have sent their part.
 __device__ __forceinline__ void raise_flag(const Model& m, const Batch& batch, Sent what, unsigned tag) {
-    if (direct(what, batch.columns)) return;
+    if (direct(what, batch.width())) return;
     meet();
     if (threadIdx.x == 0) raise(m.flags + what * FLAGS + blockIdx.x, tag);
 }
 // Until the flags of `senders` blocks are up, from block `first` on; not at all where the mail itself may be looked at.
-__device__ __forceinline__ void wait_for_flags(const Model& m, const Batch& batch, Sent what, int first, int senders,
-                                               unsigned tag) {
-    if (direct(what, batch.columns)) return;
+// A layer's code runs once and then not again until the next layer: what is needed twice is a function, for it has to be
+// fetched as any data.
+__device__ __noinline__ void wait_for_flags(const unsigned* flags, int first, int senders, unsigned tag) {
     if (threadIdx.x < 32) {
         bool up;
         do {
             up = true;
+#pragma unroll 1
             for (int i = threadIdx.x * 4; i < first + senders; i += 128) {
-                uint4 flags = look_at(m.flags + what * FLAGS + i);
+                uint4 v = look_at(flags + i);
 #pragma unroll
                 for (int j = 0; j < 4; j++)
-                    up = up && (i + j < first || i + j >= first + senders || (&flags.x)[j] == tag);
+                    up = up && (i + j < first || i + j >= first + senders || (&v.x)[j] == tag);
             }
             if (!up) look_again();
         } while (!up);
     }
     meet();
+}
+__device__ __forceinline__ void wait_for(const Model& m, const Batch& batch, Sent what, int first, int senders,
+                                         unsigned tag) {
+    if (!direct(what, batch.width())) wait_for_flags(m.flags + what * FLAGS, first, senders, tag);
 }
 
 // The copying warp.
@@ -160,76 +172,84 @@ __device__ __forceinline__ i64 mail_place(int column, int k) {
     return ((i64)row * 8 + column % 8) * 8 + k % SLICE / 32 * 2 + k % 4 / 2;
 }
 
-// The first `count` of COUNT pairs of neighbouring pieces of mail, `stride` pieces apart, once they all have this tag;
-// zeros after them.
+// Where that of a float of the stream lies: [slice][half of a quad][quad][2].
+__device__ __forceinline__ i64 stream_place(int column, int k) {
+    return (i64)column * D_PITCH + k / SLICE * SLICE + k % 4 / 2 * (SLICE / 2) + k % SLICE / 4 * 2 + k % 2;
+}
+
+// COUNT pairs of neighbouring pieces of mail, `stride` pieces apart, once they all have this tag. Those from `count` on,
+// at least 1, are nobody's and read as zeros.
 template <int COUNT>
 __device__ __forceinline__ void open_mail(uint2 (&data)[COUNT], const u64* mail, int stride, int count, unsigned tag) {
-    bool ready;
+    unsigned wrong;
     do {
         u64 a[COUNT], b[COUNT];
 #pragma unroll
-        for (int i = 0; i < COUNT; i++) {
-            a[i] = b[i] = (u64)tag << 32;
-            if (i < count) get(mail + i * stride, a[i], b[i]);
-        }
-        ready = true;
+        for (int i = 0; i < COUNT; i++) get(mail + (i < count ? i : 0) * stride, a[i], b[i]);
+        wrong = 0;
 #pragma unroll
         for (int i = 0; i < COUNT; i++) {
-            data[i] = make_uint2((unsigned)a[i], (unsigned)b[i]);
-            ready = ready && (unsigned)(a[i] >> 32) == tag && (unsigned)(b[i] >> 32) == tag;
+            wrong |= (unsigned)(a[i] >> 32) ^ tag | (unsigned)(b[i] >> 32) ^ tag;
+            data[i] = i < count ? make_uint2((unsigned)a[i], (unsigned)b[i]) : uint2();
         }
-        if (!ready) look_again();
-    } while (!ready);
+        if (wrong) look_again();
+    } while (wrong);
 }
 
-typedef uint4 Quads[4];
-
 // A lane's part of a slice of 16 columns, for `multiply`: from the normalised columns, or from the mail.
-__device__ __forceinline__ void take_columns(uint4 (&low)[4], uint4 (&high)[4], const Shared& s, const Place& me,
-                                             int slice, int columns) {
-    int row = me.lane / 4, place = slice * SLICE + me.lane % 4 * 32;
+__device__ __forceinline__ void take_columns(uint4 (&low)[4], uint4 (&high)[4], const Shared& s, int lane, int slice,
+                                             int columns) {
+    int row = lane / 4, place = slice * SLICE + lane % 4 * 32;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         low[i] = row < columns ? ((const uint4*)&s.columns[row][place])[i] : uint4();
         high[i] = COLUMNS > 8 && row + 8 < columns ? ((const uint4*)&s.columns[row + 8][place])[i] : uint4();
     }
 }
-__device__ __forceinline__ void take_columns(uint4 (&low)[4], uint4 (&high)[4], const u64* mail, const Place& me,
-                                             int slice, int columns, unsigned tag) {
-    int row = me.lane / 4, place = slice * SLICE + me.lane % 4 * 32;
-    int pairs = max(0, min(8, (E_TILES * TILE - place) / 4));  // beyond, nobody writes
-    auto take = [&](uint4 (&to)[4], int column) {
-        uint2 data[8];
-        open_mail(data, mail + mail_place(column, place), 64, column < columns ? pairs : 0, tag);
+__device__ __forceinline__ void take_mail(uint4 (&low)[4], uint4 (&high)[4], const u64* mail, int lane, int slice,
+                                          int columns, unsigned tag) {
+    int row = lane / 4, place = slice * SLICE + lane % 4 * 32;
+    constexpr int SENT = E_TILES * TILE;  // beyond, nobody writes
+    int pairs = SENT % SLICE == 0 ? 8 : min(8, (SENT - place) / 4);
 #pragma unroll
-        for (int i = 0; i < 4; i++) to[i] = make_uint4(data[2 * i].x, data[2 * i].y, data[2 * i + 1].x, data[2 * i + 1].y);
-    };
-    take(low, row);
-    if (COLUMNS > 8) take(high, row + 8);
-    else
+    for (int half = 0; half < (COLUMNS > 8 ? 2 : 1); half++) {
+        uint2 data[8] = {};
+        if (row + half * 8 < columns && pairs > 0)
+            open_mail(data, mail + mail_place(row + half * 8, place), 64, pairs, tag);
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            (half ? high : low)[i] = make_uint4(data[2 * i].x, data[2 * i].y, data[2 * i + 1].x, data[2 * i + 1].y);
+    }
+    if (COLUMNS <= 8)
+#pragma unroll
         for (int i = 0; i < 4; i++) high[i] = uint4();
     __syncwarp();
 }
 
-// The slices of `tiles` tiles' products with the columns that `take` gives, each slice by a warp, to s.sums
-// [tile][slice][column][TILE].
-template <int SLICES, class Take>
-__device__ __forceinline__ void multiply_tiles(Shared& s, Place& me, int tiles, int columns, Take take) {
-    int row = me.lane / 4, output = me.lane % 4 * 2;
+// The slices of `tiles` tiles' products with the columns, each slice by a warp, to s.sums [tile][slice][column][TILE]:
+// of the normalised columns, or of those in the mail.
+template <int SLICES, bool MAIL>
+__device__ __noinline__ void multiply_tiles(Shared& s, Place& me, int tiles, int columns, const u64* mail,
+                                            unsigned tag) {
+    int lane = me.lane, row = lane / 4, output = lane % 4 * 2;
+#pragma unroll 1
     for (int task = me.warp; task - me.warp < tiles * SLICES; task += WARPS) {
-        if (task < tiles * SLICES) {
-            uint4 low[4], high[4];
+        bool mine = task < tiles * SLICES;
+        uint4 low[4], high[4];
+        if (mine) {
+            if (MAIL) take_mail(low, high, mail, lane, task % SLICES, columns, tag);
+            else take_columns(low, high, s, lane, task % SLICES, columns);
+        }
+        barrier_wait(&s.full[me.stage], me.parity);
+        if (mine) {
             float d[4];
-            take(low, high, task % SLICES);
-            barrier_wait(&s.full[me.stage], me.parity);
-            multiply(d, low, high, (const uint4*)(s.ring[me.stage] + me.warp * BLOCK_BYTES) + me.lane);
-            float* sums = s.sums + ((i64)task * COLUMNS + row) * TILE + output;
-            if (row < columns) sums[0] = d[0], sums[1] = d[1];
-            if (COLUMNS > 8 && row + 8 < columns) sums[8 * TILE] = d[2], sums[8 * TILE + 1] = d[3];
-        } else
-            barrier_wait(&s.full[me.stage], me.parity);
+            multiply(d, low, high, (const uint4*)(s.ring[me.stage] + me.warp * BLOCK_BYTES) + lane);
+            float* sums = s.sums + (task * COLUMNS + row) * TILE + output;
+            if (row < columns) *(float2*)sums = make_float2(d[0], d[1]);
+            if (COLUMNS > 8 && row + 8 < columns) *(float2*)(sums + 8 * TILE) = make_float2(d[2], d[3]);
+        }
         __syncwarp();
-        if (me.lane == 0) barrier_arrive(&s.empty[me.stage]);
+        if (lane == 0) barrier_arrive(&s.empty[me.stage]);
         me.next_stage();
     }
     meet();
@@ -243,84 +263,111 @@ __device__ __forceinline__ float total(const Shared& s, int output, int column) 
     return sum;
 }
 
-// A lane's quads of a column of the stream, all asked for at once; zeros beyond what is ever sent.
-__device__ __forceinline__ void open_stream(float4 (&x)[D_SLICES], const u64* mail, int lane, unsigned tag) {
-    bool ready;
-    do {
-        ready = true;
+// Each warp's slices of columns, or their squares, added up for all to see.
+template <bool SQUARES, int MOST>
+__device__ __forceinline__ void add_slices_of(float (*sums)[D_SLICES], const float4 (&x)[MOST], const Place& me,
+                                              int columns) {
 #pragma unroll
-        for (int i = 0; i < D_SLICES; i++) {
-            u64 a, b, c, d;
-            a = b = c = d = (u64)tag << 32;
-            if (i * SLICE + lane * 4 < D_TILES * TILE) get(mail + i * SLICE, a, b), get(mail + i * SLICE + 2, c, d);
-            x[i] = make_float4(__uint_as_float((unsigned)a), __uint_as_float((unsigned)b), __uint_as_float((unsigned)c),
-                               __uint_as_float((unsigned)d));
-            unsigned wrong = (unsigned)(a >> 32) ^ tag | (unsigned)(b >> 32) ^ tag | (unsigned)(c >> 32) ^ tag |
-                             (unsigned)(d >> 32) ^ tag;
-            ready = ready && wrong == 0;
-        }
-        if (!ready) look_again();
-    } while (!ready);
-}
-
-// A warp a column: the stream, from the embedding in the first layer, normalised.
-__device__ __forceinline__ void normalise_all(const Model& m, const Batch& batch, Shared& s, const Place& me, int layer,
-                                              unsigned tag) {
-    for (int column = me.warp; column < batch.columns; column += WARPS) {
-        float4 x[D_SLICES];
-        const float4* bytes = (const float4*)(m.embedding + (i64)batch.id[column] * D_PITCH) + me.lane;
-        if (layer == 0)
-#pragma unroll
-            for (int i = 0; i < D_SLICES; i++) x[i] = bytes[i * 32];
-        else
-            open_stream(x, m.stream + (i64)column * D_PITCH + me.lane * 4, me.lane, tag);
-        normalise(x, s.norm[layer % 2], me.lane, [&](int place, io4 y) { *(io4*)&s.columns[column][place] = y; });
+    for (int i = 0; i < MOST; i++) {
+        int column = (me.warp + i * WARPS) / D_SLICES, slice = (me.warp + i * WARPS) % D_SLICES;
+        if (column >= columns) continue;
+        float sum = SQUARES ? slice_square(x[i]) : slice_sum(x[i]);
+        if (me.lane == 0) sums[column][slice] = sum;
     }
     meet();
 }
 
-// A thread's (row, channel) in the convolution, or (row, channel, part) in the scan.
-struct Item {
-    int row, channel, part;
-    i64 e;
-    __device__ Item(const Place& me, int index, int parts)
-        : row(index / parts / CHANNELS), channel(index / parts % CHANNELS), part(index % parts),
-          e((i64)me.channels.first * TILE + channel) {}
-    __device__ bool sends(const Place& me) const { return channel < me.channels.count * TILE; }
-};
+// The stream, from the embedding in the first layer, normalised: a warp a slice of a column.
+__device__ __noinline__ void normalise_all(const Model& m, const Batch& batch, Shared& s, const Place& me, int layer,
+                                           unsigned tag) {
+    constexpr int MOST = (COLUMNS * D_SLICES + WARPS - 1) / WARPS;
+    float4 x[MOST];
+    auto column_of = [&](int i) { return (me.warp + i * WARPS) / D_SLICES; };
+    auto place_of = [&](int i) { return (me.warp + i * WARPS) % D_SLICES * SLICE + me.lane * 4; };
+    constexpr int SENT = D_TILES * TILE;  // beyond, nobody writes
+    if (layer == 0) {
+#pragma unroll
+        for (int i = 0; i < MOST; i++) {
+            const float* bytes = m.embedding + (i64)batch.id[min(column_of(i), batch.width() - 1)] * D_PITCH;
+            x[i] = *(const float4*)(bytes + place_of(i));
+        }
+    } else {
+        unsigned wrong;
+        do {
+            u64 a[MOST][4];
+#pragma unroll
+            for (int i = 0; i < MOST; i++) {  // of a column too many, the last one's again
+                int place = SENT % SLICE == 0 ? place_of(i) : min(place_of(i), SENT - 4);
+                const u64* mail = m.stream + stream_place(min(column_of(i), batch.width() - 1), place);
+                get(mail, a[i][0], a[i][1]), get(mail + SLICE / 2, a[i][2], a[i][3]);
+            }
+            wrong = 0;
+#pragma unroll
+            for (int i = 0; i < MOST; i++)
+#pragma unroll
+                for (int c = 0; c < 4; c++) {
+                    wrong |= (unsigned)(a[i][c] >> 32) ^ tag;
+                    at(x[i], c) = SENT % SLICE == 0 || place_of(i) < SENT ? __uint_as_float((unsigned)a[i][c]) : 0.f;
+                }
+            if (wrong) look_again();
+        } while (wrong);
+    }
+    __syncwarp();
+    if (LAYER) {
+        add_slices_of<false>(s.slices[0], x, me, batch.width());
+#pragma unroll
+        for (int i = 0; i < MOST; i++)
+            if (column_of(i) < batch.width())
+                x[i] = centred(x[i], add_slices(s.slices[0][column_of(i)]) / D, place_of(i));
+    }
+    add_slices_of<true>(s.slices[1], x, me, batch.width());
+#pragma unroll
+    for (int i = 0; i < MOST; i++)
+        if (column_of(i) < batch.width()) {
+            float rate = rate_of(add_slices(s.slices[1][column_of(i)]));
+            *(io4*)&s.columns[column_of(i)][place_of(i)] = scaled(x[i], rate, s.norm[layer % 2], place_of(i));
+        }
+    meet();
+}
+
 __device__ __forceinline__ i64 place_in(const Model& m, int slot, int layer, i64 e) {
     return ((i64)slot * m.layers + layer) * E + e;
 }
 
+// A thread convolves one channel of one column. Its last inputs are those of the columns before it or, from `place`
+// on, those of the state, which were asked for before the others had sent anything.
 __device__ __forceinline__ void in_phase(const Model& m, const Batch& batch, Shared& s, Place& me, int layer,
                                          unsigned tag) {
-    Item item(me, threadIdx.x, 1);
-    bool exists = item.row < batch.rows && item.sends(me), real = exists && item.e < E;
+    int channel = threadIdx.x % CHANNELS, column = threadIdx.x / CHANNELS, c = channel % TILE;
+    i64 e = (i64)me.channels.first * TILE + channel;
+    bool sends = column < batch.width() && channel < me.channels.count * TILE, real = sends && e < E;
+    int place = sends ? batch.place_of(column) : 0;
     float past[CONV_STATE];
-    const float* before = m.conv + (real ? place_in(m, batch.before[item.row], layer, item.e) * CONV_STATE : 0);
+    const float* begin = m.conv + (real ? place_in(m, batch.begin[column], layer, e) * CONV_STATE : 0);
 #pragma unroll
-    for (int w = 0; w < CONV_STATE; w++) past[w] = real ? before[w] : 0.f;
+    for (int w = 0; w < CONV_STATE; w++) past[w] = real && w + place < CONV_STATE ? begin[w + place] : 0.f;
     barrier_wait(&s.own_full[layer % 2], layer / 2 % 2);
-    if (layer > 0) wait_for_flags(m, batch, STREAM, 0, OUT_BLOCKS, tag - 1);
+    if (layer > 0) wait_for(m, batch, STREAM, 0, OUT_BLOCKS, tag - 1);
     normalise_all(m, batch, s, me, layer, tag - 1);
-    multiply_tiles<D_SLICES>(s, me, 2 * me.channels.count, batch.columns, [&](Quads& low, Quads& high, int slice) {
-        take_columns(low, high, s, me, slice, batch.columns);
-    });
-    for (int i = threadIdx.x; i < 2 * CHANNELS * batch.columns; i += THREADS) {
-        int output = i % (2 * CHANNELS), column = i / (2 * CHANNELS);
-        (output / TILE % 2 ? s.z : s.x)[column][output / (2 * TILE) * TILE + output % TILE] =
-            rounded(total<D_SLICES>(s, output, column));
+    multiply_tiles<D_SLICES, false>(s, me, 2 * me.channels.count, batch.width(), nullptr, tag);
+#pragma unroll 1
+    for (int i = threadIdx.x; i < 2 * CHANNELS * batch.width(); i += THREADS) {
+        int mine = i % CHANNELS, z = i / CHANNELS % 2, at_column = i / CHANNELS / 2;
+        float sum = rounded(total<D_SLICES>(s, (mine / TILE * 2 + z) * TILE + mine % TILE, at_column));
+        (z ? s.z : s.x)[at_column][mine] = sum;
     }
-    meet();
-    const Channels& own = s.channels[layer % 2][item.channel / TILE];
-    int c = item.channel % TILE, last = exists ? batch.first[item.row + 1] : 0;
-    unsigned pair = 3u << (me.lane & ~1);
-    for (int column = exists ? batch.first[item.row] : 0; column < last; column++) {
-        float u = convolve(past, s.x[column][item.channel], own.taps[c], own.conv_bias[c]);
-        float next = __shfl_xor_sync(pair, u, 1);
-        if (c % 2 == 0) put(m.u + mail_place(column, (int)item.e), pack2(u, next), tag);
-        s.x[column][item.channel] = u;
-        float* after = m.conv + place_in(m, batch.after[column], layer, item.e) * CONV_STATE;
+    if (COLUMNS > 1) meet();  // of one column, each thread has written the x that it reads
+    if (sends) {
+        const Channels& own = s.channels[layer % 2][channel / TILE];
+        float x = s.x[column][channel];
+#pragma unroll
+        for (int w = 0; w < CONV_STATE; w++)
+            if (w + place >= CONV_STATE) past[w] = s.x[column - CONV_STATE + w][channel];
+        float u = convolve(past, x, own.taps[c], own.conv_bias[c]), next = __shfl_xor_sync(3u << (me.lane & ~1), u, 1);
+        if (c % 2 == 0) put(m.u + mail_place(column, (int)e), pack2(u, next), tag);
+        s.u[column][channel] = u;
+        move_on(past, x);
+        float* after = m.conv + (real ? place_in(m, batch.after[column], layer, e) * CONV_STATE : 0);
 #pragma unroll
         for (int w = 0; w < CONV_STATE; w++)
             if (real) after[w] = past[w];
@@ -330,11 +377,11 @@ __device__ __forceinline__ void in_phase(const Model& m, const Batch& batch, Sha
 
 __device__ __forceinline__ void select_phase(const Model& m, const Batch& batch, Shared& s, Place& me, unsigned tag) {
     if (me.select.count == 0) return;
-    wait_for_flags(m, batch, U, 0, gridDim.x, tag);
-    multiply_tiles<E_SLICES>(s, me, me.select.count, batch.columns, [&](Quads& low, Quads& high, int slice) {
-        take_columns(low, high, m.u, me, slice, batch.columns, tag);
-    });
-    for (int i = threadIdx.x; i < SELECT_OWN * TILE * batch.columns; i += THREADS) {
+    if (COLUMNS == 1) meet();  // the sums of the phase before have been read
+    wait_for(m, batch, U, 0, gridDim.x, tag);
+    multiply_tiles<E_SLICES, true>(s, me, me.select.count, batch.width(), m.u, tag);
+#pragma unroll 1
+    for (int i = threadIdx.x; i < SELECT_OWN * TILE * batch.width(); i += THREADS) {
         int output = i % (SELECT_OWN * TILE), column = i / (SELECT_OWN * TILE);
         if (output < me.select.count * TILE)
             put(m.selected + (i64)column * SELECT_PITCH + me.select.first * TILE + output,
@@ -343,69 +390,114 @@ __device__ __forceinline__ void select_phase(const Model& m, const Batch& batch,
     raise_flag(m, batch, SELECTED, tag);
 }
 
-__device__ __forceinline__ void states_phase(const Model& m, const Batch& batch, Shared& s, Place& me, int layer,
-                                             unsigned tag) {
-    unsigned group = 0xfu << (me.lane & ~3), two_channels = 0xffu << (me.lane & ~7);
-    float h[OWN];
-    auto load = [&](const Item& item) {
-        if (item.row < batch.rows && item.sends(me) && item.e < E)
-            load_states(h, m.ssm + place_in(m, batch.before[item.row], layer, item.e) * N_PITCH + item.part * OWN);
-        else
+// LANES neighbours walk a channel of a row, CHUNK columns at a time, of which all but the states is computed side by side.
+template <int LANES>
+__device__ __forceinline__ void walk(const Model& m, const Batch& batch, Shared& s, const Place& me, int layer, int row,
+                                     int channel, float (&h)[N_PITCH / LANES], unsigned tag) {
+    constexpr int OWN = N_PITCH / LANES, CHUNK = COLUMNS == 1 ? 1 : OWN > 4 ? 2 : 4;
+    int part = me.lane % LANES, c = channel % TILE;
+    unsigned group = group_of(me.lane, LANES), two_channels = group_of(me.lane, 2 * LANES);
+    i64 e = (i64)me.channels.first * TILE + channel;
+    const Channels& own = s.channels[layer % 2][channel / TILE];
+    float A[OWN], skip = own.skip[c];
+    load_states(A, own.A[c] + part * OWN);
+    int last = batch.first_of(row + 1);
+#pragma unroll 1
+    for (int first = batch.first_of(row); first < last; first += CHUNK) {
+        // everything is read before anything is written: the compiler cannot know that they are different places
+        float dt[CHUNK], u[CHUNK], z[CHUNK], B[CHUNK][OWN], C[CHUNK][OWN], after[CHUNK][OWN], y[CHUNK];
 #pragma unroll
-            for (int i = 0; i < OWN; i++) h[i] = 0.f;
+        for (int j = 0; j < CHUNK; j++) {
+            int column = min(first + j, last - 1);
+            dt[j] = first + j < last ? s.dt[column][channel] : 0.f;  // which keeps the states as they are
+            u[j] = s.u[column][channel], z[j] = s.z[column][channel];
+            pick(B[j], s.selected[column] + R, part), pick(C[j], s.selected[column] + R + N, part);
+        }
+#pragma unroll
+        for (int j = 0; j < CHUNK; j++) {
+            y[j] = advance(h, dt[j], u[j], B[j], C[j], A);
+#pragma unroll
+            for (int i = 0; i < OWN; i++) after[j][i] = h[i];
+        }
+#pragma unroll
+        for (int j = 0; j < CHUNK; j++) y[j] = gated(add_lanes<LANES>(y[j], group), u[j], z[j], skip);
+#pragma unroll
+        for (int j = 0; j < CHUNK; j++) {
+            float next = __shfl_down_sync(two_channels, y[j], LANES);
+            if (me.lane % (2 * LANES) == 0 && first + j < last)
+                put(m.y + mail_place(first + j, (int)e), pack2(y[j], next), tag);
+        }
+#pragma unroll
+        for (int j = 0; j < CHUNK; j++)
+            if (first + j < last && e < E)
+                store_states(after[j],
+                             m.ssm + place_in(m, batch.after[first + j], layer, e) * N_PITCH + part * OWN);
+    }
+}
+
+// Everything of the phase that needs a sequence's states, which are asked for first.
+template <int LANES>
+__device__ __forceinline__ void states_of_rows(const Model& m, const Batch& batch, Shared& s, Place& me, int layer,
+                                               unsigned tag) {
+    constexpr int OWN = N_PITCH / LANES, PAIRS = SELECT_TILES * TILE / 2;
+    int row, channel;
+    float h[OWN];
+    auto turn_to = [&](int index) {
+        row = index / LANES / CHANNELS, channel = index / LANES % CHANNELS;
+        i64 e = (i64)me.channels.first * TILE + channel;
+#pragma unroll
+        for (int i = 0; i < OWN; i++) h[i] = 0.f;
+        if (row < batch.height() && channel < me.channels.count * TILE && e < E)
+            load_states(h, m.ssm + place_in(m, batch.begin[batch.first_of(row)], layer, e) * N_PITCH +
+                               me.lane % LANES * OWN);
     };
-    load(Item(me, threadIdx.x, PARTS));
-    wait_for_flags(m, batch, SELECTED, gridDim.x - SELECT_BLOCKS, SELECT_BLOCKS, tag);
-    constexpr int PAIRS = SELECT_TILES * TILE / 2;
-    for (int i = threadIdx.x; i < batch.columns * PAIRS; i += THREADS) {
+    turn_to(threadIdx.x);
+    wait_for(m, batch, SELECTED, gridDim.x - SELECT_BLOCKS, SELECT_BLOCKS, tag);
+#pragma unroll 1
+    for (int i = threadIdx.x; i < batch.width() * PAIRS; i += THREADS) {
         int column = i / PAIRS, place = i % PAIRS * 2;
         uint2 data[1];
         open_mail(data, m.selected + (i64)column * SELECT_PITCH + place, 2, 1, tag);
-        s.selected[column][place] = __uint_as_float(data[0].x);
-        s.selected[column][place + 1] = __uint_as_float(data[0].y);
+        *(float2*)&s.selected[column][place] = make_float2(__uint_as_float(data[0].x), __uint_as_float(data[0].y));
     }
     meet();
-    Channels* own = s.channels[layer % 2];
-    for (int i = threadIdx.x; i < batch.columns * CHANNELS * PARTS; i += THREADS) {
-        int part = i % PARTS, channel = i / PARTS % CHANNELS, column = i / PARTS / CHANNELS, c = channel % TILE;
-        const Channels& mine = own[channel / TILE];
-        float dt = step_size(s.selected[column], StepWeights(mine.dt[c], part), mine.dt_bias[c], part, group);
-        if (part == 0) s.dt[column][channel] = dt;
+#pragma unroll 1
+    for (int i = threadIdx.x; i < batch.width() * CHANNELS * PARTS; i += THREADS) {
+        int mine = i / PARTS % CHANNELS, column = i / PARTS / CHANNELS, part = i % PARTS;
+        const Channels& own = s.channels[layer % 2][mine / TILE];
+        float sum = step_part(s.selected[column], StepWeights(own.dt[mine % TILE], part), part);
+        float dt = step_size(add_lanes<PARTS>(sum, group_of(me.lane, PARTS)), own.dt_bias[mine % TILE]);
+        if (part == 0) s.dt[column][mine] = dt;
     }
     meet();
-    for (int index = threadIdx.x; index < batch.rows * CHANNELS * PARTS; index += THREADS) {
-        Item item(me, index, PARTS);
-        if (!item.sends(me)) continue;
-        if (index != threadIdx.x) load(item);
-        int channel = item.channel, c = channel % TILE;
-        const Channels& mine = own[channel / TILE];
-        for (int column = batch.first[item.row]; column < batch.first[item.row + 1]; column++) {
-            const float* B = s.selected[column] + R;
-            float y = scan(h, s.dt[column][channel], s.x[column][channel], s.z[column][channel], B, B + N,
-                           mine.A[c] + item.part * OWN, mine.skip[c], item.part, group);
-            float next = __shfl_down_sync(two_channels, y, PARTS);
-            if (me.lane % 8 == 0) put(m.y + mail_place(column, (int)item.e), pack2(y, next), tag);
-            if (item.e < E)
-                store_states(h, m.ssm + place_in(m, batch.after[column], layer, item.e) * N_PITCH + item.part * OWN);
-        }
+#pragma unroll 1
+    for (int index = threadIdx.x; index < batch.height() * CHANNELS * LANES; index += THREADS) {
+        if (index != threadIdx.x) turn_to(index);
+        if (channel < me.channels.count * TILE) walk<LANES>(m, batch, s, me, layer, row, channel, h, tag);
     }
+}
+
+// Few rows leave threads for a state each.
+__device__ __forceinline__ void states_phase(const Model& m, const Batch& batch, Shared& s, Place& me, int layer,
+                                             unsigned tag) {
+    constexpr int MOST = N_PITCH < 16 ? N_PITCH : 16;
+    if (COLUMNS == 1 || batch.height() * CHANNELS * MOST <= THREADS) states_of_rows<MOST>(m, batch, s, me, layer, tag);
+    else states_of_rows<PARTS>(m, batch, s, me, layer, tag);
     raise_flag(m, batch, Y, tag);
 }
 
 // `stream` is this thread's output of this thread's column, which no other thread changes.
 __device__ __forceinline__ void out_phase(const Model& m, const Batch& batch, Shared& s, Place& me, int layer,
                                           float& stream, unsigned tag) {
-    wait_for_flags(m, batch, Y, 0, gridDim.x, tag);
-    multiply_tiles<E_SLICES>(s, me, me.out.count, batch.columns, [&](Quads& low, Quads& high, int slice) {
-        take_columns(low, high, m.y, me, slice, batch.columns, tag);
-    });
+    wait_for(m, batch, Y, 0, gridDim.x, tag);
+    multiply_tiles<E_SLICES, true>(s, me, me.out.count, batch.width(), m.y, tag);
     if (threadIdx.x == 0) barrier_arrive(&s.own_empty[layer % 2]);
     int output = threadIdx.x % (OUT_TILES * TILE), column = threadIdx.x / (OUT_TILES * TILE);
-    if (output < me.out.count * TILE && column < batch.columns) {
+    if (output < me.out.count * TILE && column < batch.width()) {
         int place = me.out.first * TILE + output;
         if (layer == 0) stream = m.embedding[(i64)batch.id[column] * D_PITCH + place];
         stream += rounded(total<E_SLICES>(s, output, column));
-        put(m.stream + (i64)column * D_PITCH + place, __float_as_uint(stream), tag);
+        put(m.stream + stream_place(column, place), __float_as_uint(stream), tag);
     }
     raise_flag(m, batch, STREAM, tag);
 }
@@ -413,13 +505,12 @@ __device__ __forceinline__ void out_phase(const Model& m, const Batch& batch, Sh
 __device__ __forceinline__ void head_phase(const Model& m, const Batch& batch, Shared& s, Place& me, unsigned tag) {
     barrier_wait(&s.own_full[m.layers % 2], m.layers / 2 % 2);
     if (me.head.count == 0) return;
-    wait_for_flags(m, batch, STREAM, 0, OUT_BLOCKS, tag);
+    wait_for(m, batch, STREAM, 0, OUT_BLOCKS, tag);
     normalise_all(m, batch, s, me, m.layers, tag);
-    multiply_tiles<D_SLICES>(s, me, me.head.count, batch.columns, [&](Quads& low, Quads& high, int slice) {
-        take_columns(low, high, s, me, slice, batch.columns);
-    });
+    multiply_tiles<D_SLICES, false>(s, me, me.head.count, batch.width(), nullptr, tag);
     int outputs = me.head.count * TILE;
-    for (int i = threadIdx.x; i < outputs * batch.columns; i += THREADS) {
+#pragma unroll 1
+    for (int i = threadIdx.x; i < outputs * batch.width(); i += THREADS) {
         int output = me.head.first * TILE + i % outputs;
         if (output < m.outputs)
             m.logits[(i64)(i / outputs) * m.outputs + output] = rounded(total<D_SLICES>(s, i % outputs, i / outputs));
@@ -438,6 +529,7 @@ extern "C" __global__ void __launch_bounds__(THREADS + 32, 1)
         barrier_fence();
     }
     // step_size reads up to R_PITCH values, those beyond R with weights of zero
+#pragma unroll 1
     for (int i = threadIdx.x; i < COLUMNS * SELECT_PITCH; i += THREADS + 32) (&s.selected[0][0])[i] = 0.f;
     __syncthreads();
     if (me.warp == WARPS) {

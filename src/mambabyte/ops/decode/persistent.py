@@ -15,7 +15,7 @@ SOURCES = (*SHARED, "decode/persistent.cu")
 KERNEL = "read_columns"
 WARPS = 16
 THREADS = 32 * (WARPS + 1)
-MOST_COLUMNS = 16  # the rows of one matrix instruction
+CAPACITIES = (1, 8, 16)  # columns of a launch; a matrix instruction has 16 rows
 MOST_STAGES = 8
 MOST_BLOCKS = 256
 
@@ -68,8 +68,8 @@ class Cut:
             2 * channels * s.channels_bytes,
             2 * s.norm_size * 4,
             columns * (s.D_pitch + 8) * 2,
-            sums * columns * TILE * 4,
-            3 * columns * channels * TILE * 4,
+            (sums * TILE + 2 * D_slices) * columns * 4,
+            4 * columns * channels * TILE * 4,
             columns * s.select_pitch * 4,
         )
         return 128 + sum(up(region, 16) for region in regions)
@@ -103,7 +103,7 @@ class Model(ctypes.Structure):
 @lru_cache(maxsize=8)
 def batch_type(columns: int) -> type[ctypes.Structure]:
     """The struct `Batch` of persistent.cu for so many columns."""
-    names = ("id", "after", "before")
+    names = ("id", "after", "begin", "place")
     fields = [("columns", ctypes.c_int), ("rows", ctypes.c_int), *((name, ctypes.c_int * columns) for name in names)]
     return type("Batch", (ctypes.Structure,), {"_fields_": (*fields, ("first", ctypes.c_int * (columns + 1)))})
 
@@ -115,12 +115,12 @@ def batch(columns: Sequence[tuple[int, int, int]], capacity: int) -> ctypes.Stru
     in the same slot is alone.
     """
     filled = batch_type(capacity)()
-    rows, end = 0, -1
+    rows, end, begin, first = 0, -1, -1, 0
     for i, (number, before, after) in enumerate(columns):
-        filled.id[i], filled.after[i] = number, after
         if before != end or before == after:
-            filled.before[rows], filled.first[rows] = before, i
-            rows += 1
+            filled.first[rows] = first = i
+            rows, begin = rows + 1, before
+        filled.id[i], filled.after[i], filled.begin[i], filled.place[i] = number, after, begin, i - first
         end = after
     filled.first[rows] = len(columns)
     filled.columns, filled.rows = len(columns), rows

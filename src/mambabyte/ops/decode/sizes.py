@@ -47,8 +47,8 @@ class Sizes:
 
     @property
     def N_pitch(self) -> int:
-        """States in equal parts."""
-        return up(self.N, PARTS)
+        """States as a power of two, which lanes share equally."""
+        return max(PARTS, 1 << (self.N - 1).bit_length())
 
     @property
     def R_pitch(self) -> int:

@@ -11,10 +11,10 @@ from mambabyte.ops.decode.pack import Weights
 from mambabyte.ops.decode.sizes import BLOCK_BYTES, PARTS, SHARED, SLICE, TILE, Sizes, up
 
 SOURCES = (*SHARED, "decode/wide.cu")
-GROUP, WARPS, STAGES = 64, 8, 4  # of a block of a product
+GROUP, WARPS = 64, 4  # of a block of a product
 BLOCKS = 128  # as many as there are multiprocessors, or about so
 SELECT_COLUMNS, SELECT_WARPS = 16, 16
-WALK, THREADS = PARTS, 256
+THREADS, CONV_WALK = 256, 2
 
 
 class Launch(NamedTuple):
@@ -41,7 +41,10 @@ class Wide:
 
         self.sizes, self.columns = sizes, columns
         tiles = {"IN": 2 * sizes.E_tiles, "OUT": sizes.D_tiles, "HEAD": sizes.V_tiles}
-        self.defines = sizes.defines | {f"{kind}_TILES": self._share(count) for kind, count in tiles.items()}
+        self.walk = max(1, min(8, columns // 32))  # sequences of a block of the scan: as many as leave enough blocks
+        self.defines = (
+            sizes.defines | {"WALK": self.walk} | {f"{kind}_TILES": self._share(count) for kind, count in tiles.items()}
+        )
         self.normalised, self.xz = zeros(sizes.D_pitch), zeros(2 * sizes.E_tiles * TILE)
         self.u, self.y = zeros(sizes.E_pitch), zeros(sizes.E_pitch)
         self.selected, self.stream = zeros(sizes.select_pitch, torch.float32), zeros(sizes.D_pitch, torch.float32)
@@ -52,7 +55,7 @@ class Wide:
         """In order; ssm (slots, layers, E, N_pitch) and conv (slots, layers, E, W - 1) float32 are updated."""
         s, count = self.sizes, self.columns
         ids, begin, after = self.batch.view(3, count)
-        walks = -(-count // WALK)
+        walks = -(-count // self.walk)
         logits = (self.logits, self.logits.shape[1])
         select_shared = s.E_pitch // SLICE * SELECT_COLUMNS * TILE * 4
 
@@ -62,13 +65,13 @@ class Wide:
             yield self._norm(weights, layer)
             yield self._product("in_product", "IN", 2 * s.E_tiles, self.normalised, weights.in_[layer], self.xz)
             walk = (self.xz, channels, *conv_slots, begin, after, self.u, count)
-            yield Launch("convolve_columns", (-(-s.E // THREADS), walks), THREADS, walk)
+            yield Launch("convolve_columns", (-(-s.E // THREADS), -(-count // CONV_WALK)), THREADS, walk)
             select = (self.u, weights.select[layer], self.selected, count)
             grid = (s.select_tiles, -(-count // SELECT_COLUMNS))
             yield Launch("select_columns", grid, 32 * SELECT_WARPS, select, select_shared)
             scan = (self.xz, self.u, self.selected, channels, *ssm_slots, begin, after, self.y, count)
             grid = (-(-s.E * PARTS // THREADS), walks)
-            yield Launch("scan_columns", grid, THREADS, scan, WALK * s.select_pitch * 4)
+            yield Launch("scan_columns", grid, THREADS, scan)
             out = (self.y, weights.out[layer], self.stream, weights.embedding, here)
             yield self._product("out_product", "OUT", s.D_tiles, *out)
         yield self._norm(weights, s.layers)
@@ -81,7 +84,8 @@ class Wide:
 
     def _product(self, name: str, kind: str, tiles: int, *arguments: Tensor | int | None) -> Launch:
         share = self.defines[f"{kind}_TILES"]
-        shared = STAGES * (share * BLOCK_BYTES + GROUP * SLICE * 2) + 128
+        stages = 3 if share > 4 else 4
+        shared = stages * (share * BLOCK_BYTES + GROUP * SLICE * 2) + 128
         grid = (-(-tiles // share), -(-self.columns // GROUP))
         return Launch(name, grid, 32 * WARPS + 32, (*arguments, self.columns), shared)
 
@@ -90,10 +94,10 @@ class Wide:
         return next((n for n in (8, 4) if -(-tiles // n) * -(-self.columns // GROUP) >= BLOCKS), 2)
 
     def run(self, weights: Weights, ssm: Tensor, conv: Tensor) -> None:
-        """Launch all on the current stream, each to begin while the one before it ends."""
-        for i, launch in enumerate(self.launches(weights, ssm, conv)):
+        """Launch all on the current stream."""
+        for launch in self.launches(weights, ssm, conv):
             kernel = nvrtc.get(SOURCES, launch.kernel, **self.defines)
-            kernel(launch.grid, launch.threads, *launch.arguments, shared=launch.shared, early=i > 0)
+            kernel(launch.grid, launch.threads, *launch.arguments, shared=launch.shared)
 
 
 def begins(columns: Sequence[tuple[int, int, int]]) -> list[int]:
