@@ -41,7 +41,7 @@ struct Thread : Here {  // lies at the top of its own stack
     void* record;
     void (*combine)(void**, unsigned);
     std::vector<const void*> looked;  // places that it received from since the news of `informed`
-    unsigned informed;
+    unsigned informed, repeated;      // repeated: how often it received again
     bool ended;
 };
 struct Barrier {  // in shared memory, see PTX mbarrier

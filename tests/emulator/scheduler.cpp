@@ -51,6 +51,7 @@ void wake(std::vector<Thread*>& threads) {
 }
 void leave() {
     Thread* me = current();
+    me->looked.clear(), me->repeated = 0;
     emulated_switch(&me->stack_pointer, machine->stack_pointer);
 }
 void wait(const char* what, const Frame* site, unsigned a, unsigned b) {

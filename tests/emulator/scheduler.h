@@ -63,7 +63,7 @@ void barrier_arrive(unsigned long long* barrier, unsigned bytes);
 void barrier_wait(unsigned long long* barrier, unsigned parity);
 void bulk_copy(void* shared, const void* global, unsigned bytes, unsigned long long* barrier);
 void wait_for_previous();
-// Relaxed: seen by others some time, in any order. A thread that receives the same again waits until there is news.
+// Relaxed: seen by others some time, in any order. A thread that keeps on receiving the same waits for news.
 void send(void* place, unsigned long long value, unsigned bytes);
 void receive(void* to, const void* place, unsigned bytes, unsigned count);
 

@@ -136,6 +136,13 @@ def test_mail_that_is_replaced_before_it_is_read_deadlocks() -> None:
         gather(0)
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_reading_again_is_not_waiting(seed: int) -> None:
+    to = torch.zeros(1, dtype=torch.int64)
+    kernel("read_again")((1,), 1, torch.tensor([3, 0]), to, 80, seed=seed)
+    assert to.item() == 240
+
+
 def announce(also_by_mail: int, **options: int) -> int:
     mail, number, to = (
         torch.zeros(2, dtype=torch.int64),

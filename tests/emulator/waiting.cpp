@@ -1,9 +1,14 @@
 // Where threads meet: lanes of a warp, threads of a block, asynchronous copies, mail between blocks.
 #include "machine.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace emulated {
+
+// How often a thread receives again, with no news and having met nobody, before it waits: a kernel may well read a place
+// twice, but not as often as this.
+constexpr unsigned PATIENCE = 32;
 
 void meet(const char* what, bool orders, unsigned mask, void* record, void (*combine)(void**, unsigned)) {
     Thread* me = current();
@@ -155,16 +160,14 @@ void receive(void* to, const void* place, unsigned bytes, unsigned count) {
     me->site = SITE;
     if ((uintptr_t)place % (bytes * count)) fail("%u bytes received off their alignment", bytes * count);
     order::check(place, bytes * count, false, SITE);
-    if (me->informed != machine->news) me->looked.clear();
-    for (const void* looked : me->looked)
-        if (looked == place) {
-            machine->looking.push_back(me);
-            wait("looks for what does not arrive", SITE);
-            me->looked.clear();
-            break;
-        }
+    if (me->informed != machine->news) me->looked.clear(), me->repeated = 0;
     me->informed = machine->news;
-    me->looked.push_back(place);
+    bool again = std::find(me->looked.begin(), me->looked.end(), place) != me->looked.end();
+    if (!again) me->looked.push_back(place);
+    else if (++me->repeated > PATIENCE) {
+        machine->looking.push_back(me);
+        wait("looks for what does not arrive", SITE);
+    }
     memcpy(to, place, bytes * count);
     for (const Letter& letter : machine->letters) {  // a thread sees its own
         size_t offset = (size_t)(letter.place - (const char*)place);
