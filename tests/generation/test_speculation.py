@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mambabyte.generation import ByteDrafter, Cursor, LookupDrafter, generate, stream
 from mambabyte.generation import engine as engines
 from mambabyte.generation.sampling import Sampler, Sampling, log_weights, probabilities
-from mambabyte.generation.speculation import LONGEST, PROBE, Pace
+from mambabyte.generation.speculation import LONGEST, PAUSES, Confidence, Pace, agreement
 from tests.generation.conftest import tiny_model
 
 PROMPTS = [b"", b"a", b"abcabcabcabc", b"\xff\x00\xfe", b"the cat. the dog. the "]
@@ -23,10 +23,6 @@ SETTINGS = [
     {"temperature": 0.6, "top_k": 12, "top_p": 0.9},
     {"min_p": 0.1, "repetition_penalty": 1.3},
 ]
-
-
-def ALWAYS(lead):
-    return True
 
 
 class Scripted:
@@ -46,8 +42,13 @@ class Scripted:
     def close(self):
         pass
 
-    def guess(self, count, cursor, goes_on):
+    def guess(self, count, cursor, confidence):
         return self.script[self.at : self.at + count]
+
+
+def sure():
+    """A confidence to which everything is worth it."""
+    return Confidence([1.0] * 8, 0.0, 0.0)
 
 
 def blur(model, amount, seed=0):
@@ -215,7 +216,7 @@ def test_top_beta_is_inexact_by_name_and_bounded(model):
 
 @given(st.binary(max_size=60).map(lambda b: bytes(97 + x % 3 for x in b)), st.integers(1, 10))
 def test_lookup_continues_the_longest_earlier_match(text, count):
-    guess = LookupDrafter(shortest=2).begin(text).guess(count, Cursor(Sampler(Sampling(), 0), left=99), ALWAYS)
+    guess = LookupDrafter(shortest=2).begin(text).guess(count, Cursor(Sampler(Sampling(), 0), left=99), sure())
     places = [e for e in range(2, len(text)) if text[e - 2 : e] == text[-2:]]
     if not places:
         assert guess == b""
@@ -227,6 +228,8 @@ def test_lookup_continues_the_longest_earlier_match(text, count):
 
 
 def test_a_guess_grows_with_acceptance_and_shrinks_with_cost():
+    """Of a drafter that does not say how sure it is."""
+
     def settled(acceptance, cost):
         pace = Pace(cost)
         pace.acceptance = acceptance
@@ -234,13 +237,9 @@ def test_a_guess_grows_with_acceptance_and_shrinks_with_cost():
 
     lengths = [settled(a, 0.0) for a in (0.0, 0.3, 0.6, 0.9, 1.0)]
     assert lengths == sorted(lengths)
-    assert lengths[0] == 0
+    assert lengths[0] == 1
     assert lengths[-1] == LONGEST
     assert settled(0.9, 0.0) > settled(0.9, 0.3) >= 1
-    hopeless = Pace(5.0)
-    guesses = [hopeless.length() for _ in range(4 * PROBE)]
-    assert guesses.count(1) == 4
-    assert guesses.count(0) == 4 * (PROBE - 1)
     pace = Pace(0.0)
     for _ in range(100):
         pace.learn(pace.begin(), 4, 4)
@@ -252,29 +251,73 @@ def test_a_guess_grows_with_acceptance_and_shrinks_with_cost():
 
 @pytest.mark.parametrize(("alone", "more"), [(1e-4, 2e-6), (2e-3, 3e-4)])
 def test_times_are_measured(alone, more):
-    """A pass of one byte, each byte more in it, and the guessing of a byte at half the time of a pass."""
+    """A pass of one byte, each byte more in it, and a read of the drafter at a third of the time of a pass."""
     pace, rng = Pace(0.0), np.random.default_rng(0)
+    pace.learn(asked(pace, 9.0), 1, 1)
     for _ in range(300):
-        guessed = int(rng.integers(0, 12))
-        pace.time(guessed, 3, 0.5 * alone * guessed, alone + more * guessed)
-    assert pace.verifying == pytest.approx(more / alone, rel=0.2)
-    assert pace.cost == pytest.approx(0.5, rel=0.2)
-    for _ in range(100):
-        pace.time(0, 1, 0.0, alone)
-    assert pace.rate == pytest.approx(1, rel=0.05)
+        guessed, reads = rng.integers(0, 12), rng.integers(0, 4)
+        pace.time(guessed, 3, reads, (0.1 + reads / 3) * alone, alone + more * guessed)
+    assert pace.verifying == pytest.approx(more / alone, abs=0.02)
+    assert pace.reading == pytest.approx(1 / 3, rel=0.4)
 
 
-def test_a_drafter_stops_where_it_is_not_sure_enough_to_be_worth_its_time():
-    pace = Pace(0.2)
-    pace.rate = 2.0
-    sure, unsure = pace.begin(), pace.begin()
-    assert all(sure(9.0) for _ in range(5))
-    assert [unsure(lead) for lead in (9.0, 0.2, 0.2)] == [True, False, False]
+def asked(pace, *leads):
+    """The confidence of a drafter whose bytes led by so much."""
+    confidence = pace.begin()
+    for lead in leads:
+        confidence.byte(lead)
+    return confidence
+
+
+def test_a_drafter_that_does_not_pay_is_left_alone_but_for_trials():
+    pace = Pace(0.5)
+    guesses = []
+    for _ in range(1000):
+        guesses.append(pace.length())
+        pace.learn(asked(pace), guesses[-1], 0)
+        pace.time(guesses[-1], 1, 0, 1e-3 if guesses[-1] else 0.0, 1e-3)
+    drafting = [length > 0 for length in guesses]
+    assert 5 < sum(drafting) < 100
+    assert any(drafting[500:]), "it is tried again"
+    for _ in range(400):
+        length = pace.length()
+        pace.learn(asked(pace), length, length)
+        pace.time(length, 1 + length, 0, 1e-4 if length else 0.0, 1e-3)
+    assert all(pace.length() > 0 for _ in range(PAUSES[1])), "and kept once it pays"
+
+
+def test_bytes_and_reads_are_guessed_while_they_are_worth_their_time():
+    confidence = Confidence([0.1, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0], 0.2, 0.4)
+    assert confidence.byte(99.0)
+    assert confidence.read()
+    assert confidence.byte(0.2), "one chance in two"
+    assert confidence.read()
+    assert confidence.byte(0.2)
+    assert not confidence.read(), "one in four is too little for a read"
+    assert confidence.byte(99.0), "but not for a byte"
+    assert not confidence.byte(0.0)
+    assert (confidence.reads, len(confidence.leads)) == ([1, 2], 4)
+    confidence.catch_up()
+    assert confidence.all_reads == 3
+
+
+def test_what_leads_are_worth_is_learnt():
+    pace = Pace(0.0)
+    before = list(pace.right)
+    assert before == sorted(before)
     for _ in range(100):
-        confidence = pace.begin()
-        confidence(0.2)
-        pace.learn(confidence, 1, 1)
-    assert pace.begin()(0.2), "close calls of this drafter turned out right"
+        pace.learn(asked(pace, 0.2, 9.0), 2, 1)
+    close, far = pace.right[1], pace.right[-1]
+    assert close > 0.9
+    assert far < 0.2
+    for _ in range(300):
+        pace.learn(asked(pace), 0, 0)
+    assert pace.right == pytest.approx(before, abs=0.1), "and what was learnt long ago is forgotten"
+
+
+@pytest.mark.parametrize(("a", "b", "same"), [(b"", b"x", 0), (b"abc", b"abd", 2), (b"ab", b"abc", 2), (b"x", b"x", 1)])
+def test_agreement(a, b, same):
+    assert agreement(a, b) == agreement(b, a) == same
 
 
 def test_wrong_drafters_are_sentences(model):

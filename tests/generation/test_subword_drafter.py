@@ -12,6 +12,7 @@ from mambabyte.data import Subwords
 from mambabyte.generation import generate, stream
 from mambabyte.generation.constraints import utf8
 from mambabyte.generation.sorted_pieces import SortedPieces
+from mambabyte.generation.speculation import Confidence
 from mambabyte.generation.subword_drafter import SubwordDrafter
 from tests.generation.conftest import tiny_model
 
@@ -67,7 +68,7 @@ def test_the_state_follows_what_was_decided(drafter, rounds):
 
     guesser, text = drafter.begin(b"the cat sat"), b"the cat sat"
     for count, right, wrong in rounds:
-        guess = guesser.guess(count, Cursor(Sampler(Sampling(), 0), left=99), lambda lead: lead > 0.1)
+        guess = guesser.guess(count, Cursor(Sampler(Sampling(), 0), left=99), Confidence([0.5] + [1.0] * 7, 0.8, 0.8))
         assert len(guess) <= count
         decided = guess[:right] + wrong
         guesser.read(decided)

@@ -36,17 +36,17 @@ class Draft:
         self.guesser = guesser
         self.pace = Pace(cost)
         self.top_beta = top_beta
-        self._confidence = self.pace.begin()
+        self.confidence = self.pace.begin()
 
     def guess(self, cursor: Cursor) -> bytes:
         """What may follow, one byte short of the limit: the last byte needs no reading."""
         length = min(self.pace.length(), cursor.left - 1)
-        self._confidence = self.pace.begin()
-        return self.guesser.guess(length, cursor, self._confidence) if length > 0 else b""
+        self.confidence = self.pace.begin()
+        return self.guesser.guess(length, cursor, self.confidence) if length > 0 else b""
 
     def learn(self, guessed: int, chosen: bytes, accepted: int) -> None:
         """So many bytes were guessed, the row chose these, and the first so many of them were as guessed."""
-        self.pace.learn(self._confidence, min(guessed, len(chosen)), accepted)
+        self.pace.learn(self.confidence, min(guessed, len(chosen)), accepted)
         self.guesser.read(chosen)
 
 
@@ -172,11 +172,11 @@ class Decoder:
             number, taken = row.number, self._advance(row, guess, after, won)
             if row.number == number and taken < len(after):
                 self.engine.rewind(number, taken)
-        share = 1 / len(rows)
-        times = sum(map(len, guesses)) * share, (self.statistics.bytes - before) * share
-        for row in rows:
-            if row.draft is not None:
-                row.draft.pace.time(*times, (guessed - start) * share, (read - guessed) * share)
+        drafts = [row.draft for row in rows if row.draft is not None]
+        counts = sum(map(len, guesses)), self.statistics.bytes - before, sum(d.confidence.all_reads for d in drafts)
+        average = [total / len(rows) for total in (*counts, guessed - start, read - guessed)]
+        for draft in drafts:
+            draft.pace.time(*average)
 
     def _advance(self, row: Row, guess: bytes, logits: Logits, won: bytes | None) -> int:
         """Choose bytes from their logits (1 + len(guess), 256) while the guess agrees; returns how many.

@@ -4,18 +4,18 @@ A guess is never trusted, so a drafter may be anything; only speed depends on ho
 """
 
 import copy
-from collections.abc import Callable
-from typing import Protocol, TypeAlias
+import itertools
+import math
+from typing import Protocol
 
 import torch
 
 from mambabyte.generation.cursor import Cursor
 from mambabyte.generation.engine import Engine, Logits, open_engine, prefill
 from mambabyte.generation.sampling import lead
+from mambabyte.generation.speculation import Confidence
 from mambabyte.models import ByteLM
 from mambabyte.models.byte_lm import BYTES
-
-GoesOn: TypeAlias = Callable[[float], bool]
 
 
 class Guesser(Protocol):
@@ -25,11 +25,11 @@ class Guesser(Protocol):
         """Take bytes that were decided, which follow those read before."""
         ...
 
-    def guess(self, count: int, cursor: Cursor, goes_on: GoesOn) -> bytes:
-        """At most `count` bytes, at least 1, that may follow those read; `cursor` is the row's.
+    def guess(self, count: int, cursor: Cursor, confidence: Confidence) -> bytes:
+        """At most `count` bytes (which is 1 or more) that may follow those read; `cursor` is the row's.
 
-        A drafter that knows by how much a byte won (in log weights, noise included) asks `goes_on` after each byte, in
-        order, and guesses no further when that says no.
+        A drafter that knows by how much a byte wins asks `confidence` whether it is worth guessing, each in its turn,
+        and before a read of its model whether that is.
         """
         ...
 
@@ -84,14 +84,15 @@ class LookupGuesser:
                 self._ends.setdefault(bytes(self._text[-n:]), []).append(len(self._text))
             self._text.append(byte)
 
-    def guess(self, count: int, cursor: Cursor, goes_on: GoesOn) -> bytes:  # noqa: ARG002
-        """See `Guesser.guess`; nothing where the last bytes are new."""
+    def guess(self, count: int, cursor: Cursor, confidence: Confidence) -> bytes:  # noqa: ARG002
+        """See `Guesser.guess`; nothing where the last bytes are new. A match twice as long leads by 1 more."""
         ends = self._ends.get(bytes(self._text[-self._shortest :]), [])
         if not ends:
             return b""
-        best = max(reversed(ends[-self.CANDIDATES :]), key=self._common)
+        common, best = max((self._common(end), end) for end in ends[-self.CANDIDATES :])
         period = len(self._text) - best  # beyond the end of the text it is taken to go round
-        return bytes(self._text[best + i % period] for i in range(count))
+        sure = itertools.takewhile(lambda i: confidence.byte(math.log2((common + i) / self._shortest)), range(count))
+        return bytes(self._text[best + i % period] for i in sure)
 
     def close(self) -> None:
         """See `Guesser.close`; nothing is held."""
@@ -147,18 +148,21 @@ class ByteGuesser:
         self.close()
         self._trail, self._guessed, self._unread = [kept], b"", data[known:]
 
-    def guess(self, count: int, cursor: Cursor, goes_on: GoesOn) -> bytes:
+    def guess(self, count: int, cursor: Cursor, confidence: Confidence) -> bytes:
         """See `Guesser.guess`."""
         if self._unread:
+            confidence.catch_up()
             row = self._trail[-1][0]
             self._trail, self._unread = [(row, self._engine.read([row], [self._unread])[0][-1].copy())], b""
         guessed = bytearray()
         while len(guessed) < count and not cursor.ended:
             row, logits = self._trail[-1]
             byte, by = lead(cursor.scores(logits))
+            if not confidence.byte(by):
+                break
             cursor = cursor.after(byte)
             guessed.append(byte)
-            if len(guessed) == count or not goes_on(by):
+            if len(guessed) == count or not confidence.read():
                 break
             row = self._engine.fork(row)
             self._trail.append((row, self._engine.read([row], [guessed[-1:]])[0][-1].copy()))

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from mambabyte.data.subwords import Subwords
 from mambabyte.generation.cursor import TINY, Cursor
-from mambabyte.generation.drafters import GoesOn, drafting_engine
+from mambabyte.generation.drafters import drafting_engine
 from mambabyte.generation.engine import Engine, Logits, prefill
 from mambabyte.generation.sorted_pieces import SortedPieces
-from mambabyte.generation.speculation import agreement
+from mambabyte.generation.speculation import Confidence, agreement
 from mambabyte.models import ByteLM, SubwordLM
 
 TOKENISE = 24  # a longer rest is cut into subwords by the vocabulary instead of by the model
@@ -34,7 +34,7 @@ class _Boundary(NamedTuple):
 
 
 class _Ahead(NamedTuple):
-    """Where a guess has come to: the beginning of a subword, the row's place after it, and whether to go on.
+    """Where a guess has come to: the beginning of a subword or a `whole` one, and the row's place after it.
 
     `doubt` is by how much it is likelier that the subword ends here than that it goes on (in log weights): the next
     byte cannot be more certain.
@@ -43,7 +43,7 @@ class _Ahead(NamedTuple):
     piece: bytes
     cursor: Cursor
     doubt: float
-    goes_on: bool
+    whole: bool
 
 
 class SubwordDrafter:
@@ -83,19 +83,25 @@ class SubwordGuesser:
         self._rest, self._guessed = found[boundary.length :], b""
         self._trail = [boundary._replace(length=0)]
 
-    def guess(self, count: int, cursor: Cursor, goes_on: GoesOn) -> bytes:
+    def guess(self, count: int, cursor: Cursor, confidence: Confidence) -> bytes:
         """See `Guesser.guess`."""
         if len(self._rest) > TOKENISE:
+            confidence.catch_up()
             self._tokenise()
         guessed, here, doubt = b"", self._trail[-1], math.inf
         while not cursor.ended:
             rest = (self._rest + guessed)[here.length :]
             piece = self._within(rest, here.weights)
-            if piece is None:
-                ahead = self._beyond(rest, here.weights, cursor, count - len(guessed), doubt, goes_on)
-                piece, cursor, doubt = ahead.piece, ahead.cursor, ahead.doubt
-                guessed += piece[len(rest) :]
-                if not ahead.goes_on:
+            if piece is not None and not guessed:
+                confidence.catch_up()
+            else:
+                if piece is None:
+                    ahead = self._beyond(rest, here.weights, cursor, count - len(guessed), doubt, confidence)
+                    piece, cursor, doubt = ahead.piece, ahead.cursor, ahead.doubt
+                    guessed += piece[len(rest) :]
+                    if not ahead.whole:
+                        break
+                if not confidence.read():
                     break
             here = self._step(piece, here)
             self._trail.append(here)
@@ -130,7 +136,7 @@ class SubwordGuesser:
         if not rest:
             return None
         best, likeliest = rest[:1], -1.0
-        for length in range(1, min(len(rest), self._pieces.longest) + 1):
+        for length in range(1, len(rest) + 1):
             beginning = self._pieces.beginning_with(rest[:length])
             if beginning.whole and weights[beginning.where.start] >= likeliest:
                 best, likeliest = rest[:length], weights[beginning.where.start]
@@ -140,10 +146,10 @@ class SubwordGuesser:
         return best if likeliest >= nexts.sum() else None
 
     def _beyond(
-        self, piece: bytes, weights: Weights, cursor: Cursor, room: int, doubt: float, goes_on: GoesOn
+        self, piece: bytes, weights: Weights, cursor: Cursor, room: int, doubt: float, confidence: Confidence
     ) -> _Ahead:
         """Lengthen `piece` byte by byte, each drawn as the row will draw it, until it is likelier to be a subword than
-        to go on, or has `room` bytes more, or nothing is worth guessing.
+        to go on, or has `room` bytes more, or the next byte is not worth guessing.
 
         The first byte follows a boundary that is itself in `doubt`.
         """
@@ -154,12 +160,11 @@ class SubwordGuesser:
             on = float(np.add.reduce(nexts))
             ends = math.log((ended + TINY) / (on + TINY))
             if beginning.whole and len(piece) > start and ends >= 0:
-                return _Ahead(piece, cursor, ends, goes_on=True)
+                return _Ahead(piece, cursor, ends, whole=True)
             byte, by = cursor.draw(beginning.nexts, nexts)
-            if by == 0 and byte not in beginning.nexts:
+            if (by == 0 and byte not in beginning.nexts) or not confidence.byte(min(by, doubt, -ends)):
                 break
-            piece, cursor = piece + bytes((byte,)), cursor.after(byte)
-            if not goes_on(min(by, doubt, -ends)) or len(piece) - start == room:
+            piece, cursor, doubt = piece + bytes((byte,)), cursor.after(byte), math.inf
+            if len(piece) - start == room:
                 break
-            doubt = math.inf
-        return _Ahead(piece, cursor, doubt, goes_on=False)
+        return _Ahead(piece, cursor, doubt, whole=False)
