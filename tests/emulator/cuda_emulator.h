@@ -62,6 +62,7 @@ EMULATED float __int_as_float(int v) { return emulated::bits<float>(v); }
 EMULATED float __uint_as_float(unsigned v) { return emulated::bits<float>(v); }
 EMULATED int __float_as_int(float v) { return emulated::bits<int>(v); }
 EMULATED unsigned __float_as_uint(float v) { return emulated::bits<unsigned>(v); }
+EMULATED float __fmul_rn(float a, float b) { return a * b; }
 EMULATED float rsqrtf(float v) { return 1.f / sqrtf(v); }
 using std::isinf;
 template <class A, class B>

@@ -172,7 +172,7 @@ __device__ __forceinline__ float advance(float (&h)[OWN], float dt, float u, con
 #pragma unroll
     for (int i = 0; i < OWN; i++) {
         h[i] = fmaf(ex2(dt * A[i]), h[i], in * B[i]);
-        products[i] = h[i] * C[i];
+        products[i] = __fmul_rn(h[i], C[i]);  // never fused with an addition, which depends on OWN
     }
 #pragma unroll
     for (int width = 1; width < OWN; width *= 2)

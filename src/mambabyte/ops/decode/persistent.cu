@@ -110,9 +110,7 @@ __device__ __forceinline__ void raise_flag(const Model& m, const Batch& batch, S
     if (threadIdx.x == 0) raise(m.flags + what * FLAGS + blockIdx.x, tag);
 }
 // Until the flags of `senders` blocks are up, from block `first` on; not at all where the mail itself may be looked at.
-// A layer's code runs once and then not again until the next layer: what is needed twice is a function, for it has to be
-// fetched as any data.
-__device__ __noinline__ void wait_for_flags(const unsigned* flags, int first, int senders, unsigned tag) {
+__device__ __forceinline__ void wait_for_flags(const unsigned* flags, int first, int senders, unsigned tag) {
     if (threadIdx.x < 32) {
         bool up;
         do {
@@ -229,7 +227,7 @@ __device__ __forceinline__ void take_mail(uint4 (&low)[4], uint4 (&high)[4], con
 // The slices of `tiles` tiles' products with the columns, each slice by a warp, to s.sums [tile][slice][column][TILE]:
 // of the normalised columns, or of those in the mail.
 template <int SLICES, bool MAIL>
-__device__ __noinline__ void multiply_tiles(Shared& s, Place& me, int tiles, int columns, const u64* mail,
+__device__ __forceinline__ void multiply_tiles(Shared& s, Place& me, int tiles, int columns, const u64* mail,
                                             unsigned tag) {
     int lane = me.lane, row = lane / 4, output = lane % 4 * 2;
 #pragma unroll 1
@@ -278,7 +276,7 @@ __device__ __forceinline__ void add_slices_of(float (*sums)[D_SLICES], const flo
 }
 
 // The stream, from the embedding in the first layer, normalised: a warp a slice of a column.
-__device__ __noinline__ void normalise_all(const Model& m, const Batch& batch, Shared& s, const Place& me, int layer,
+__device__ __forceinline__ void normalise_all(const Model& m, const Batch& batch, Shared& s, const Place& me, int layer,
                                            unsigned tag) {
     constexpr int MOST = (COLUMNS * D_SLICES + WARPS - 1) / WARPS;
     float4 x[MOST];

@@ -15,7 +15,7 @@ SOURCES = (*SHARED, "decode/persistent.cu")
 KERNEL = "read_columns"
 WARPS = 16
 THREADS = 32 * (WARPS + 1)
-CAPACITIES = (1, 8, 16)  # columns of a launch; a matrix instruction has 16 rows
+CAPACITIES = (1, 8)  # columns of a launch
 MOST_STAGES = 8
 MOST_BLOCKS = 256
 

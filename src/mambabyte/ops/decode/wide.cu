@@ -59,7 +59,7 @@ constexpr int WIDE_WARPS = 4;  // that multiply, 2 by 2; one more copies
 // A block multiplies 64 columns with TILES tiles of outputs, a warp 32 columns with half of the tiles.
 template <int TILES>
 struct Wide {
-    static constexpr int STAGES = TILES > 4 ? 3 : 4;  // two blocks fit a multiprocessor
+    static constexpr int STAGES = TILES > 4 ? 3 : TILES > 2 ? 4 : 8;  // two large blocks fit a multiprocessor
     static constexpr int DOWN = 2, ACROSS = TILES / 2;
     struct Stage {
         unsigned char weights[TILES][BLOCK_BYTES];

@@ -41,7 +41,8 @@ class Wide:
 
         self.sizes, self.columns = sizes, columns
         tiles = {"IN": 2 * sizes.E_tiles, "OUT": sizes.D_tiles, "HEAD": sizes.V_tiles}
-        self.walk = max(1, min(8, columns // 32))  # sequences of a block of the scan: as many as leave enough blocks
+        # sequences of a block of the scan: as few as leave no more blocks than run at once
+        self.walk = -(-columns * -(-sizes.E * PARTS // THREADS) // (4 * BLOCKS))
         self.defines = (
             sizes.defines | {"WALK": self.walk} | {f"{kind}_TILES": self._share(count) for kind, count in tiles.items()}
         )
@@ -84,7 +85,7 @@ class Wide:
 
     def _product(self, name: str, kind: str, tiles: int, *arguments: Tensor | int | None) -> Launch:
         share = self.defines[f"{kind}_TILES"]
-        stages = 3 if share > 4 else 4
+        stages = {8: 3, 4: 4, 2: 8}[share]
         shared = stages * (share * BLOCK_BYTES + GROUP * SLICE * 2) + 128
         grid = (-(-tiles // share), -(-self.columns // GROUP))
         return Launch(name, grid, 32 * WARPS + 32, (*arguments, self.columns), shared)
