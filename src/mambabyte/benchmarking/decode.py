@@ -5,12 +5,13 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from torch import nn
 
 from mambabyte.benchmarking import floors, peers
 from mambabyte.benchmarking.floors import Work
-from mambabyte.benchmarking.operators import expect
+from mambabyte.benchmarking.operators import PEER_ERRORS, expect, sentence
 from mambabyte.benchmarking.report import OURS, Report
 from mambabyte.benchmarking.timing import Times, on_host
 from mambabyte.benchmarking.train import random_bytes
@@ -29,18 +30,22 @@ START = 10  # a newline
 def bench(device: torch.device, weights: str, *, preset: str, batch: int, length: int, rounds: int) -> Report:
     """Milliseconds a step, over stretches of `length`, with weights in that dtype ("int8" on a CPU only).
 
-    Raises RuntimeError if the engine's logits are not those of the parallel form in float32.
+    Raises RuntimeError if the engine's logits are not those of the parallel form in float32. A peer that does not run
+    has a sentence instead of times.
     """
     model = ByteLM.from_preset(preset, seed=0).to(device).eval()
     engine = make_engine(model, weights)
     error = deviation(engine, model)
     expect(error, TOLERANCE[weights], f"the engine with {weights} weights")
-    decoders = {OURS: decoder(engine, batch)}
-    for name, peer in peers.model(model).items():
-        if device.type == "cuda":
-            decoders[name] = peer_decoder(peer.eval().to(getattr(torch, weights)), batch)
-        else:  # transformers' scan multiplies float32 only
-            decoders[f"{name}, float32"] = peer_decoder(peer.eval(), batch)
+    decoders, failed = {OURS: decoder(engine, batch)}, {}
+    for name, make in peers.models(model).items():
+        try:
+            decode_theirs = peer_decoder(_as_they_decode(make(), weights), batch)
+            decode_theirs(1)
+        except PEER_ERRORS as why:
+            failed[name] = sentence(why)
+        else:
+            decoders[name if device.type == "cuda" else f"{name}, float32"] = decode_theirs
     times = on_host({name: functools.partial(decode, length) for name, decode in decoders.items()}, rounds)
     cost = model_cost(model.config)
     moved = Work(cost.parameters * BYTES_A_WEIGHT[weights] + 2 * batch * cost.state_bytes)
@@ -52,14 +57,16 @@ def bench(device: torch.device, weights: str, *, preset: str, batch: int, length
         times={name: {"step": _each(found, length)} for name, found in times.items()},
         floor={"step": floors.milliseconds(moved, device)},
         error=error,
+        bytes=batch,
+        failed_peers=failed,
     )
 
 
 def make_engine(model: ByteLM, weights: str) -> Engine:
     """The engine that serves the model with such weights where it is; `model` itself stays float32."""
-    if model.embedding.weight.device.type == "cpu":
-        return open_engine(model, weights=cast("Weights", weights))
-    return open_engine(copy.deepcopy(model).to(getattr(torch, weights)))
+    if weights == "float16":
+        return open_engine(copy.deepcopy(model).half())
+    return open_engine(model, weights=cast("Weights", weights))
 
 
 @torch.no_grad()
@@ -82,9 +89,15 @@ def decoder(engine: Engine, batch: int) -> Callable[[int], None]:
     def decode(count: int) -> None:
         for _ in range(count):
             logits = engine.read(rows, [[byte] for byte in last])
-            last[:] = [int(row[-1].argmax()) for row in logits]
+            last[:] = np.concatenate(logits).argmax(1).tolist()
 
     return decode
+
+
+def _as_they_decode(peer: nn.Module, weights: str) -> nn.Module:
+    """The peer with such weights on a GPU; on a CPU in float32, since transformers' scan multiplies nothing else."""
+    on_gpu = next(peer.parameters()).device.type == "cuda"
+    return peer.eval().to(getattr(torch, weights)) if on_gpu else peer.eval()
 
 
 def peer_decoder(model: nn.Module, batch: int) -> Callable[[int], None]:

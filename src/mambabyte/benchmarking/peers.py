@@ -110,11 +110,6 @@ def models(ours: ByteLM) -> dict[str, Callable[[], nn.Module]]:
     return {MAMBAPY: functools.partial(transformers, ours)} if usable else {}
 
 
-def model(ours: ByteLM) -> dict[str, nn.Module]:
-    """`models`, built."""
-    return {name: build() for name, build in models(ours).items()}
-
-
 def transformers(ours: ByteLM) -> nn.Module:
     """MambaForCausalLM, on mambapy's scan when it trains, with the weights of ours, which `hf_layout` can express."""
     from transformers import MambaConfig, MambaForCausalLM

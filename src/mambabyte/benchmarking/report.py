@@ -19,9 +19,9 @@ DIGITS = 4
 class Report:
     """`times` by contestant (ours is "mambabyte") and direction; `floor` milliseconds by direction.
 
-    `error` is the largest deviation of ours from the reference, as a norm relative to that of the truth. `peak_gib` is
-    the memory that a contestant took at its peak. `failed_peers` says of
-    peers without times why they have none.
+    `error` is the largest deviation of ours from the reference, as a norm relative to that of the truth. `bytes` is how
+    much text one call learns from or writes. `peak_gib` is the memory that a contestant took at its peak.
+    `failed_peers` says of peers without times why they have none.
     """
 
     op: str
@@ -31,6 +31,7 @@ class Report:
     times: Mapping[str, Mapping[str, Times]]
     floor: Mapping[str, float]
     error: float
+    bytes: int | None = None
     peak_gib: Mapping[str, float] = dataclasses.field(default_factory=dict)
     failed_peers: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -43,7 +44,7 @@ class Report:
             "threads": torch.get_num_threads() if self.device.type == "cpu" else None,
             "shape": dict(self.shape),
             "dtype": self.dtype,
-            **_plain(ours),
+            **self._plain(OURS),
             "floor": {k: _round(v) for k, v in self.floor.items()},
             "ratio": {k: _round(ours[k].milliseconds / v) for k, v in self.floor.items()},
             "peers": {name: self._peer(name) for name in self.times if name != OURS},
@@ -65,6 +66,8 @@ class Report:
             said = f"{times.milliseconds:.4g} ms, quartiles {times.spread_percent:.0f}% apart"
             if direction in self.floor:
                 said += f"; {found['ratio'][direction]:.3g} times the floor of {self.floor[direction]:.4g} ms"
+            if self.bytes is not None:
+                said += f"; {found['bytes_per_second'][direction]:,} bytes/s"
             rows[direction.replace("_", " + ")] = said
         for name, peer in found["peers"].items():
             slower = (f"{ms:.4g} ms ({peer['ratio'][d]:.3g} times ours)" for d, ms in peer["milliseconds"].items())
@@ -75,10 +78,23 @@ class Report:
         return rows
 
     def _peer(self, name: str) -> dict[str, Any]:
-        times, ours = self.times[name], self.times[OURS]
-        found = _plain(times) | {"ratio": {d: _round(t.milliseconds / ours[d].milliseconds) for d, t in times.items()}}
+        ours = self.times[OURS]
+        ratio = {d: _round(times.milliseconds / ours[d].milliseconds) for d, times in self.times[name].items()}
+        found = self._plain(name) | {"ratio": ratio}
         peak = self._peak(name)
         return found if peak is None else found | {"peak_gib": peak}
+
+    def _plain(self, name: str) -> dict[str, Any]:
+        times = self.times[name]
+        found: dict[str, Any] = {
+            "milliseconds": {direction: _round(t.milliseconds) for direction, t in times.items()},
+            "fastest": {direction: _round(t.fastest) for direction, t in times.items()},
+            "spread_percent": {direction: round(t.spread_percent, 1) for direction, t in times.items()},
+        }
+        if self.bytes is not None:
+            found["bytes_per_second"] = {d: round(1e3 * self.bytes / t.milliseconds) for d, t in times.items()}
+        cpu = {d: _round(t.cpu_milliseconds) for d, t in times.items() if t.cpu_milliseconds is not None}
+        return found | ({"cpu_milliseconds": cpu} if cpu else {})
 
     def _peak(self, name: str) -> float | None:
         return _round(self.peak_gib[name]) if name in self.peak_gib else None
@@ -104,16 +120,6 @@ def commit() -> str | None:
 def _git(folder: Path, *arguments: str) -> str:
     done = subprocess.run(["git", "-C", str(folder), *arguments], check=True, capture_output=True, text=True)
     return done.stdout.strip()
-
-
-def _plain(times: Mapping[str, Times]) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "milliseconds": {direction: _round(t.milliseconds) for direction, t in times.items()},
-        "fastest": {direction: _round(t.fastest) for direction, t in times.items()},
-        "spread_percent": {direction: round(t.spread_percent, 1) for direction, t in times.items()},
-    }
-    cpu = {d: _round(t.cpu_milliseconds) for d, t in times.items() if t.cpu_milliseconds is not None}
-    return found | ({"cpu_milliseconds": cpu} if cpu else {})
 
 
 def _round(value: float) -> float:

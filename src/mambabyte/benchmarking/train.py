@@ -71,6 +71,7 @@ def bench(device: torch.device, dtype: torch.dtype, *, preset: str, batch: int, 
         times={name: {"step": found} for name, found in times.items()},
         floor={"step": floor(model, batch * length, device, dtype)},
         error=error,
+        bytes=batch * length,
         peak_gib={name: peak for name, peak in peaks.items() if peak is not None},
         failed_peers=failed,
     )
