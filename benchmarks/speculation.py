@@ -201,7 +201,8 @@ def at_shape(
     found: dict[str, dict[str, list[Run]]],
 ) -> dict[str, Any]:
     """Milliseconds of a byte at a preset, plain and with the passes that each drafter made with the trained model."""
-    model = mb.ByteLM.from_preset(preset, seed=0).to(device).eval()
+    with torch.device(device):
+        model = mb.ByteLM.from_preset(preset).eval()
     there = read_times(open_engine(model, weights=weights))
     rows: dict[str, Any] = {"read_milliseconds": {count: seconds * 1e3 for count, seconds in there.items()}}
     for temperature, runs in found.items():

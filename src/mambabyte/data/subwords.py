@@ -73,6 +73,11 @@ class Subwords:
         self._words.tidy()
         return list(chain.from_iterable(map(self._words.__getitem__, _WORD.findall(data))))
 
+    @staticmethod
+    def last_word(data: bytes) -> int:
+        """Where the last word of `data` begins: what comes before it is cut into subwords alike whatever follows."""
+        return max((word.start() for word in _WORD.finditer(data)), default=0)
+
     def write(self, path: Path) -> None:
         """Write the vocabulary to a file."""
         self._tokenizer.save(str(path), pretty=False)

@@ -11,7 +11,7 @@ import torch
 from mambabyte.generation.cursor import Cursor, Rule
 from mambabyte.generation.decoder import Decoder, Draft, End, Row
 from mambabyte.generation.drafters import ByteDrafter, Drafter, LookupDrafter
-from mambabyte.generation.engine import Engine, open_engine
+from mambabyte.generation.engine import DOCUMENT_START, Engine, open_engine
 from mambabyte.generation.prefix_cache import PrefixCache, read_pieces
 from mambabyte.generation.sampling import Sampler, Sampling, SamplingOptions, expect_integer
 from mambabyte.generation.stops import StopMatcher
@@ -21,8 +21,6 @@ from mambabyte.models.context import Context
 
 Text: TypeAlias = bytes | bytearray | str
 
-# What an empty prompt is conditioned on: a document begins after one newline from the zero state.
-DOCUMENT_START = b"\n"
 # Bytes of a prompt that an exact engine reads by itself: torch's operator machinery takes seconds to import.
 SHORT = 64
 

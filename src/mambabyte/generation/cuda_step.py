@@ -58,6 +58,7 @@ class CudaEngine:
     """
 
     tolerance = 0.0
+    at_once = persistent.CAPACITIES[-1]
 
     def __init__(self, model: ByteLM, *, dtype: torch.dtype | None = None, outputs: int = BYTES) -> None:
         reason = why_not(model)

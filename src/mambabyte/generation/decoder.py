@@ -38,9 +38,10 @@ class Draft:
         self.top_beta = top_beta
         self.confidence = self.pace.begin()
 
-    def guess(self, cursor: Cursor) -> bytes:
-        """What may follow, one byte short of the limit: the last byte needs no reading."""
-        length = min(self.pace.length(), cursor.left - 1)
+    def guess(self, cursor: Cursor, at_once: int) -> bytes:
+        """What may follow: one byte short of the limit, for the last byte needs no reading, and of what the engine
+        reads at once together with the byte chosen last."""
+        length = min(self.pace.length(), cursor.left - 1, at_once - 1)
         self.confidence = self.pace.begin()
         return self.guesser.guess(length, cursor, self.confidence) if length > 0 else b""
 
@@ -94,9 +95,9 @@ class Row:
                 return taken
         return len(data)
 
-    def guess(self) -> bytes:
-        """What the drafter thinks will follow."""
-        return b"" if self.draft is None else self.draft.guess(self.cursor)
+    def guess(self, at_once: int) -> bytes:
+        """What the drafter thinks will follow, as much as the engine reads at once."""
+        return b"" if self.draft is None else self.draft.guess(self.cursor, at_once)
 
     def judge(self, scores: Scores, guessed: int | None) -> int:
         """The byte to take."""
@@ -156,7 +157,7 @@ class Decoder:
 
     def _read(self, rows: list[Row]) -> None:
         start = time.perf_counter()
-        guesses = [row.guess() for row in rows]
+        guesses = [row.guess(self.engine.at_once) for row in rows]
         guessed = time.perf_counter()
         for row, guess in zip(rows, guesses, strict=True):
             if guess and row.anchor is None and self.engine.tolerance > 0:

@@ -27,6 +27,9 @@ Logits = NDArray[np.float32]
 
 PREFILL_CHUNK = 4096  # bytes read by one scan: bounds the memory of a long prompt
 
+# What an empty prompt is conditioned on: a document begins after one newline from the zero state.
+DOCUMENT_START = b"\n"
+
 Ids: TypeAlias = Sequence[int]  # `bytes` are the ids of a byte model; a drafter's model may have other ids
 
 
@@ -39,9 +42,11 @@ class Engine(Protocol):
     `tolerance` bounds how far the logits of one read of several bytes may lie from those of as many reads of one byte,
     as a fraction of the largest logit: 0 if both are equal to the last bit. `outputs` is the number of ids whose logits
     are returned: 256, for ids above are no bytes and never emitted, unless the engine was opened for more.
+    `at_once` ids of a row are read for little more than the time of one; more take as long as several reads.
     """
 
     model: ByteLM
+    at_once: int
     tolerance: float
     outputs: int
 
@@ -82,6 +87,7 @@ class TorchEngine:
     next ones, in the pass that verifies those: a rejected guess costs no pass of its own.
     """
 
+    at_once = PREFILL_CHUNK
     BACKLOG = 16  # bytes that may wait to be scanned again; with more of them a rewind scans at once
 
     def __init__(self, model: ByteLM, outputs: int = BYTES) -> None:

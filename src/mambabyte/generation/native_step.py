@@ -65,6 +65,7 @@ class NativeEngine:
     """
 
     tolerance = 0.0
+    at_once = COLUMNS
 
     def __init__(
         self, model: ByteLM, *, weights: Weights = "float32", threads: int | None = None, outputs: int = BYTES

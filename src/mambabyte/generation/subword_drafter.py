@@ -1,8 +1,9 @@
 """The drafter of the MambaByte paper, https://arxiv.org/abs/2401.13660: a model over subwords, several bytes a step.
 
-Text never has to be tokenised again. The model's state stands at a subword boundary; the bytes decided beyond it,
-the *rest*, wait, and only narrow down the next subword to those that agree with them. So a rejection in the middle of
-a word costs nothing but the steps after the boundary before it, whose states are held.
+The model has learnt text as the vocabulary cuts it, and guesses badly after any other cut. So its state stands where a
+word began, and the subwords of the word so far are those that the vocabulary gives it, all but the last: that one may
+be unfinished, and only narrows down the next subword to those that begin with it. A rejection costs nothing but the
+reads after the boundary before it, whose states are held.
 """
 
 import math
@@ -14,20 +15,19 @@ from numpy.typing import NDArray
 from mambabyte.data.subwords import Subwords
 from mambabyte.generation.cursor import TINY, Cursor
 from mambabyte.generation.drafters import drafting_engine
-from mambabyte.generation.engine import Engine, Logits, prefill
+from mambabyte.generation.engine import DOCUMENT_START, Engine, Logits, prefill
 from mambabyte.generation.sorted_pieces import SortedPieces
 from mambabyte.generation.speculation import Confidence, agreement
 from mambabyte.models import ByteLM, SubwordLM
-
-TOKENISE = 24  # a longer rest is cut into subwords by the vocabulary instead of by the model
 
 Weights = NDArray[np.float32]
 
 
 class _Boundary(NamedTuple):
-    """After `length` bytes of the rest and the guess: a row of the engine that has read them, and weights in proportion
-    to the probability of each subword to follow, in the vocabulary's lexicographic order."""
+    """After these subwords, `length` bytes, since the last word began: a row of the engine that has read them, and
+    weights in proportion to the probability of each subword to follow, in the vocabulary's lexicographic order."""
 
+    ids: tuple[int, ...]
     length: int
     row: int
     weights: Weights
@@ -64,86 +64,89 @@ class SubwordDrafter:
 
 
 class SubwordGuesser:
-    """Walks from boundary to boundary; `_trail` holds those of the last guess."""
+    """Walks from boundary to boundary. `_trail` holds those since the last word began; `_rest` are its bytes so far."""
 
     def __init__(self, engine: Engine, subwords: Subwords, pieces: SortedPieces, text: bytes) -> None:
         self._engine, self._subwords, self._pieces = engine, subwords, pieces
-        ids = subwords.encode(text)
-        context = prefill(engine.model, ids[:-1] or ids, outputs=len(subwords))
-        self._trail = [_Boundary(0, engine.join(context), self._weights(context.logits[0].cpu().numpy()))]
-        self._rest = subwords.pieces[ids[-1]] if len(ids) > 1 else b""  # the last subword may be unfinished
-        self._guessed = b""
+        start = subwords.last_word(text)
+        context = prefill(engine.model, subwords.encode(text[:start] or DOCUMENT_START), outputs=len(subwords))
+        self._trail = [_Boundary((), 0, engine.join(context), self._weights(context.logits[0].cpu().numpy()))]
+        self._rest, self._guessed = text[start:], b""
 
     def read(self, data: bytes) -> None:
         """See `Guesser.read`."""
-        found = self._rest + data
-        agree = len(self._rest) + agreement(self._guessed, data)
-        boundary = self._trail.pop(max(i for i, b in enumerate(self._trail) if b.length <= agree))
-        self.close()
-        self._rest, self._guessed = found[boundary.length :], b""
-        self._trail = [boundary._replace(length=0)]
+        agreed = len(self._rest) + agreement(self._guessed, data)
+        self._rest, self._guessed = self._rest + data, b""
+        self._keep([boundary for boundary in self._trail if boundary.length <= agreed])
 
     def guess(self, count: int, cursor: Cursor, confidence: Confidence) -> bytes:
         """See `Guesser.guess`."""
-        if len(self._rest) > TOKENISE:
-            confidence.catch_up()
-            self._tokenise()
+        self._cut(confidence)
         guessed, here, doubt = b"", self._trail[-1], math.inf
         while not cursor.ended:
-            rest = (self._rest + guessed)[here.length :]
-            piece = self._within(rest, here.weights)
-            if piece is not None and not guessed:
-                confidence.catch_up()
-            else:
-                if piece is None:
-                    ahead = self._beyond(rest, here.weights, cursor, count - len(guessed), doubt, confidence)
-                    piece, cursor, doubt = ahead.piece, ahead.cursor, ahead.doubt
-                    guessed += piece[len(rest) :]
-                    if not ahead.whole:
-                        break
-                if not confidence.read():
+            piece = (self._rest + guessed)[here.length :]
+            if guessed or not self._ends(piece, here.weights):
+                ahead = self._beyond(piece, here.weights, cursor, count - len(guessed), doubt, confidence)
+                guessed += ahead.piece[len(piece) :]
+                piece, cursor, doubt = ahead.piece, ahead.cursor, ahead.doubt
+                if not ahead.whole or not confidence.read():
                     break
-            here = self._step(piece, here)
-            self._trail.append(here)
+            else:
+                confidence.catch_up()
+            here = self._step((self._subwords.numbers[piece],), here)
         self._guessed = guessed
         return guessed
 
+    def _cut(self, confidence: Confidence) -> None:
+        """Stand before the last subword of what was decided, as the vocabulary cuts it."""
+        start = self._subwords.last_word(self._rest)
+        words = tuple(self._subwords.encode(self._rest[:start]))
+        ids = words + tuple(self._subwords.encode(self._rest[start:])[:-1])
+        self._keep([boundary for boundary in self._trail if boundary.ids == ids[: len(boundary.ids)]])
+        self._reach(words, confidence)  # where a later cut can go back to
+        self._reach(ids, confidence)
+        self._keep([boundary for boundary in self._trail if len(boundary.ids) >= len(words)])
+        self._trail = [b._replace(ids=b.ids[len(words) :], length=b.length - start) for b in self._trail]
+        self._rest = self._rest[start:]
+
+    def _reach(self, ids: tuple[int, ...], confidence: Confidence) -> None:
+        """Have a boundary after `ids`, on the way that the trail goes."""
+        behind = [boundary for boundary in self._trail if len(boundary.ids) <= len(ids)]
+        if len(behind[-1].ids) < len(ids):
+            confidence.catch_up()
+            self._step(ids[len(behind[-1].ids) :], behind[-1])
+            self._trail.sort(key=lambda boundary: boundary.length)
+
+    def _ends(self, piece: bytes, weights: Weights) -> bool:
+        """Whether it is likelier that a subword is `piece` than that it goes on."""
+        if not piece:
+            return False
+        ended, nexts = self._pieces.beginning_with(piece).split(weights)
+        return ended >= float(nexts.sum())
+
+    def _step(self, ids: tuple[int, ...], here: _Boundary) -> _Boundary:
+        """The boundary after reading on from one."""
+        row = self._engine.fork(here.row)
+        logits = self._engine.read([row], [list(ids)])[0][-1]
+        length = here.length + sum(len(self._subwords.pieces[i]) for i in ids)
+        self._trail.append(_Boundary(here.ids + ids, length, row, self._weights(logits)))
+        return self._trail[-1]
+
+    def _keep(self, boundaries: list[_Boundary]) -> None:
+        kept = {boundary.row for boundary in boundaries}
+        for boundary in self._trail:
+            if boundary.row not in kept:
+                self._engine.leave(boundary.row)
+        self._trail = boundaries
+
     def close(self) -> None:
         """See `Guesser.close`."""
-        for boundary in self._trail:
-            self._engine.leave(boundary.row)
-        self._trail = []
-
-    def _tokenise(self) -> None:
-        """Read all of the rest but its last subword, as the vocabulary cuts it."""
-        *ids, last = self._subwords.encode(self._rest)
-        row = self._trail[-1].row
-        self._trail = [_Boundary(0, row, self._weights(self._engine.read([row], [ids])[0][-1]))]
-        self._rest = self._subwords.pieces[last]
-
-    def _step(self, piece: bytes, here: _Boundary) -> _Boundary:
-        row = self._engine.fork(here.row)
-        logits = self._engine.read([row], [[self._subwords.numbers[piece]]])[0][-1]
-        return _Boundary(here.length + len(piece), row, self._weights(logits))
+        self._keep([])
 
     def _weights(self, logits: Logits) -> Weights:
         scores = logits.take(self._pieces.ids)
         scores -= np.maximum.reduce(scores)
         return np.exp(scores, out=scores)
-
-    def _within(self, rest: bytes, weights: Weights) -> bytes | None:
-        """The likeliest subword that is a beginning of `rest`, if likelier than all that go beyond it."""
-        if not rest:
-            return None
-        best, likeliest = rest[:1], -1.0
-        for length in range(1, len(rest) + 1):
-            beginning = self._pieces.beginning_with(rest[:length])
-            if beginning.whole and weights[beginning.where.start] >= likeliest:
-                best, likeliest = rest[:length], weights[beginning.where.start]
-            if not len(beginning.nexts):
-                break
-        _, nexts = self._pieces.beginning_with(rest).split(weights)
-        return best if likeliest >= nexts.sum() else None
 
     def _beyond(
         self, piece: bytes, weights: Weights, cursor: Cursor, room: int, doubt: float, confidence: Confidence

@@ -64,16 +64,4 @@ __device__ __forceinline__ void put(u64* place, unsigned data, unsigned tag) {
 __device__ __forceinline__ void get(const u64* place, u64& first, u64& second) {
     asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];" : "=l"(first), "=l"(second) : "l"(place) : "memory");
 }
-// A sign that mail has been sent. It comes without order: the mail's own tag says whether it is there.
-__device__ __forceinline__ void raise(unsigned* flag, unsigned tag) {
-    asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(flag), "r"(tag) : "memory");
-}
-__device__ __forceinline__ uint4 look_at(const unsigned* flags) {
-    uint4 v;
-    asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "l"(flags)
-                 : "memory");
-    return v;
-}
 __device__ __forceinline__ void look_again() {}

@@ -1,7 +1,6 @@
 // A whole model reads a few bytes in one launch: every block stays for all layers. A block owns whole channels and
 // outputs; what the others must know it sends them as mail, 4 bytes and a tag that says of which layer they are, so that
-// whoever needs them looks until they are there: no barrier of the grid, no fence. Many blocks that look at much mail at
-// once keep it from being delivered, so one warp of a block looks at a flag for each sender first, except where that is little mail.
+// whoever needs them looks until they are there: no barrier of the grid, no fence.
 //
 // A layer's phases, each a product and what follows it:
 //   in      norm, in-projection, convolution      -> u           (all blocks; x and z of a channel in one block)
@@ -21,18 +20,8 @@ constexpr int WARPS = 16, THREADS = 32 * WARPS;  // beside the copying warp
 constexpr int STAGE_BYTES = WARPS * BLOCK_BYTES;
 constexpr int CHANNELS = CHANNEL_TILES * TILE;
 constexpr int PITCH = D_PITCH + 8;  // of the normalised columns: rows fall on different banks
-constexpr int FLAGS = 256;          // at least the blocks, in whole quads
-// Columns up to which mail is looked at without waiting for the flags.
-#ifndef DIRECT_U
-#define DIRECT_U 16
-#define DIRECT_SELECTED 2
-#define DIRECT_Y 1
-#define DIRECT_STREAM 1
-#endif
 constexpr int NORM_BYTES = (1 + BIAS) * D_PITCH * 4;
 __device__ constexpr int larger(int a, int b) { return a > b ? a : b; }
-constexpr int OUT_BLOCKS = (D_TILES + OUT_TILES - 1) / OUT_TILES;
-constexpr int SELECT_BLOCKS = (SELECT_TILES + SELECT_OWN - 1) / SELECT_OWN;
 constexpr int SUMS = larger(larger(2 * CHANNEL_TILES * D_SLICES, HEAD_TILES * D_SLICES),
                             larger(SELECT_OWN, OUT_TILES) * E_SLICES) * COLUMNS * TILE;
 
@@ -44,7 +33,6 @@ struct Model {
     const float *norms, *embedding;  // [layers + 1][1 + BIAS][D_PITCH], [V][D_PITCH]
     float *ssm, *conv;               // [slot][layer][E][N_PITCH], [slot][layer][E][CONV_STATE]
     u64 *u, *y, *selected, *stream;  // see mail_place; [COLUMNS][SELECT_PITCH]; see stream_place
-    unsigned* flags;                 // [4][FLAGS], one a block
     float* logits;                   // [COLUMNS][outputs]
     int layers, outputs;
 };
@@ -96,41 +84,6 @@ struct Place {
 };
 
 __device__ __forceinline__ void meet() { block_sync(1, THREADS); }
-
-enum Sent { U, SELECTED, Y, STREAM };
-// Whether so few columns' mail may be looked at without waiting for the flags.
-__device__ __forceinline__ bool direct(Sent what, int columns) {
-    constexpr int most[4] = {DIRECT_U, DIRECT_SELECTED, DIRECT_Y, DIRECT_STREAM};
-    return columns <= most[what];
-}
-// All threads have sent their part.
-__device__ __forceinline__ void raise_flag(const Model& m, const Batch& batch, Sent what, unsigned tag) {
-    if (direct(what, batch.width())) return;
-    meet();
-    if (threadIdx.x == 0) raise(m.flags + what * FLAGS + blockIdx.x, tag);
-}
-// Until the flags of `senders` blocks are up, from block `first` on; not at all where the mail itself may be looked at.
-__device__ __forceinline__ void wait_for_flags(const unsigned* flags, int first, int senders, unsigned tag) {
-    if (threadIdx.x < 32) {
-        bool up;
-        do {
-            up = true;
-#pragma unroll 1
-            for (int i = threadIdx.x * 4; i < first + senders; i += 128) {
-                uint4 v = look_at(flags + i);
-#pragma unroll
-                for (int j = 0; j < 4; j++)
-                    up = up && (i + j < first || i + j >= first + senders || (&v.x)[j] == tag);
-            }
-            if (!up) look_again();
-        } while (!up);
-    }
-    meet();
-}
-__device__ __forceinline__ void wait_for(const Model& m, const Batch& batch, Sent what, int first, int senders,
-                                         unsigned tag) {
-    if (!direct(what, batch.width())) wait_for_flags(m.flags + what * FLAGS, first, senders, tag);
-}
 
 // The copying warp.
 __device__ void fetch(Shared& s, Place& me, const unsigned char* blocks, int count) {
@@ -345,7 +298,6 @@ __device__ __forceinline__ void in_phase(const Model& m, const Batch& batch, Sha
 #pragma unroll
     for (int w = 0; w < CONV_STATE; w++) past[w] = real && w + place < CONV_STATE ? begin[w + place] : 0.f;
     barrier_wait(&s.own_full[layer % 2], layer / 2 % 2);
-    if (layer > 0) wait_for(m, batch, STREAM, 0, OUT_BLOCKS, tag - 1);
     normalise_all(m, batch, s, me, layer, tag - 1);
     multiply_tiles<D_SLICES, false>(s, me, 2 * me.channels.count, batch.width(), nullptr, tag);
 #pragma unroll 1
@@ -370,13 +322,11 @@ __device__ __forceinline__ void in_phase(const Model& m, const Batch& batch, Sha
         for (int w = 0; w < CONV_STATE; w++)
             if (real) after[w] = past[w];
     }
-    raise_flag(m, batch, U, tag);
 }
 
 __device__ __forceinline__ void select_phase(const Model& m, const Batch& batch, Shared& s, Place& me, unsigned tag) {
     if (me.select.count == 0) return;
     if (COLUMNS == 1) meet();  // the sums of the phase before have been read
-    wait_for(m, batch, U, 0, gridDim.x, tag);
     multiply_tiles<E_SLICES, true>(s, me, me.select.count, batch.width(), m.u, tag);
 #pragma unroll 1
     for (int i = threadIdx.x; i < SELECT_OWN * TILE * batch.width(); i += THREADS) {
@@ -385,7 +335,6 @@ __device__ __forceinline__ void select_phase(const Model& m, const Batch& batch,
             put(m.selected + (i64)column * SELECT_PITCH + me.select.first * TILE + output,
                 __float_as_uint(rounded(total<E_SLICES>(s, output, column))), tag);
     }
-    raise_flag(m, batch, SELECTED, tag);
 }
 
 // LANES neighbours walk a channel of a row, CHUNK columns at a time, of which all but the states is computed side by side.
@@ -450,7 +399,6 @@ __device__ __forceinline__ void states_of_rows(const Model& m, const Batch& batc
                                me.lane % LANES * OWN);
     };
     turn_to(threadIdx.x);
-    wait_for(m, batch, SELECTED, gridDim.x - SELECT_BLOCKS, SELECT_BLOCKS, tag);
 #pragma unroll 1
     for (int i = threadIdx.x; i < batch.width() * PAIRS; i += THREADS) {
         int column = i / PAIRS, place = i % PAIRS * 2;
@@ -481,13 +429,11 @@ __device__ __forceinline__ void states_phase(const Model& m, const Batch& batch,
     constexpr int MOST = N_PITCH < 16 ? N_PITCH : 16;
     if (COLUMNS == 1 || batch.height() * CHANNELS * MOST <= THREADS) states_of_rows<MOST>(m, batch, s, me, layer, tag);
     else states_of_rows<PARTS>(m, batch, s, me, layer, tag);
-    raise_flag(m, batch, Y, tag);
 }
 
 // `stream` is this thread's output of this thread's column, which no other thread changes.
 __device__ __forceinline__ void out_phase(const Model& m, const Batch& batch, Shared& s, Place& me, int layer,
                                           float& stream, unsigned tag) {
-    wait_for(m, batch, Y, 0, gridDim.x, tag);
     multiply_tiles<E_SLICES, true>(s, me, me.out.count, batch.width(), m.y, tag);
     if (threadIdx.x == 0) barrier_arrive(&s.own_empty[layer % 2]);
     int output = threadIdx.x % (OUT_TILES * TILE), column = threadIdx.x / (OUT_TILES * TILE);
@@ -497,13 +443,11 @@ __device__ __forceinline__ void out_phase(const Model& m, const Batch& batch, Sh
         stream += rounded(total<E_SLICES>(s, output, column));
         put(m.stream + stream_place(column, place), __float_as_uint(stream), tag);
     }
-    raise_flag(m, batch, STREAM, tag);
 }
 
 __device__ __forceinline__ void head_phase(const Model& m, const Batch& batch, Shared& s, Place& me, unsigned tag) {
     barrier_wait(&s.own_full[m.layers % 2], m.layers / 2 % 2);
     if (me.head.count == 0) return;
-    wait_for(m, batch, STREAM, 0, OUT_BLOCKS, tag);
     normalise_all(m, batch, s, me, m.layers, tag);
     multiply_tiles<D_SLICES, false>(s, me, me.head.count, batch.width(), nullptr, tag);
     int outputs = me.head.count * TILE;

@@ -17,7 +17,6 @@ WARPS = 16
 THREADS = 32 * (WARPS + 1)
 CAPACITIES = (1, 8)  # columns of a launch
 MOST_STAGES = 8
-MOST_BLOCKS = 256
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,7 +31,7 @@ class Cut:
     @classmethod
     def of(cls, sizes: Sizes, multiprocessors: int, shared_limit: int, *, columns: int) -> "Cut":
         """Equal shares of the channels for at most that many blocks."""
-        most = -(-sizes.E_tiles // min(multiprocessors, MOST_BLOCKS))
+        most = -(-sizes.E_tiles // multiprocessors)
         return cls(sizes=sizes, blocks=-(-sizes.E_tiles // most), columns=columns, shared_limit=shared_limit)
 
     def share(self, tiles: int) -> int:
@@ -94,7 +93,7 @@ class Model(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("in_", "select", "out", "head", "channels", "norms", "embedding")),
-        *((name, ctypes.c_void_p) for name in ("ssm", "conv", "u", "y", "selected", "stream", "flags", "logits")),
+        *((name, ctypes.c_void_p) for name in ("ssm", "conv", "u", "y", "selected", "stream", "logits")),
         ("layers", ctypes.c_int),
         ("outputs", ctypes.c_int),
     )
@@ -136,7 +135,6 @@ class Mail:
 
         self.u, self.y = zeros(sizes.E_pitch // 2, up(columns, 8)), zeros(sizes.E_pitch // 2, up(columns, 8))
         self.selected, self.stream = zeros(sizes.select_pitch), zeros(sizes.D_pitch)
-        self.flags = torch.zeros(4, MOST_BLOCKS, device=device, dtype=torch.int32)
         self._layers, self._used = sizes.layers, 1
 
     def next_tag(self) -> int:
@@ -149,6 +147,6 @@ def model(weights: Weights, mail: Mail, ssm: Tensor, conv: Tensor, logits: Tenso
     """The arguments that stay the same while no tensor moves; logits (columns, outputs) float32."""
     tensors = {field.name: getattr(weights, field.name) for field in dataclasses.fields(weights)}
     tensors |= {"ssm": ssm, "conv": conv, "logits": logits}
-    tensors |= {name: getattr(mail, name) for name in ("u", "y", "selected", "stream", "flags")}
+    tensors |= {name: getattr(mail, name) for name in ("u", "y", "selected", "stream")}
     pointers = {name: tensor.data_ptr() for name, tensor in tensors.items()}
     return Model(layers=layers, outputs=logits.shape[1], **pointers)
