@@ -3,10 +3,13 @@
 import re
 
 import pytest
+import torch
 
 from mambabyte.ops import nvrtc
 from mambabyte.ops.causal_conv import cuda as conv
 from mambabyte.ops.cross_entropy import cuda as cross_entropy
+from mambabyte.ops.decode import persistent, wide
+from mambabyte.ops.decode.sizes import Sizes
 from mambabyte.ops.norm import cuda as norm
 from mambabyte.ops.selective_scan import cuda as scan
 
@@ -77,4 +80,21 @@ def test_other_kernels_compile_without_spilling() -> None:
         spilled[direction] = report[direction]
     spilled |= compile_and_print("sm_90", *norm.SOURCES, **row)
     spilled |= compile_and_print("sm_90", *cross_entropy.SOURCES, IO=0, VOCABULARY=256, WARPS=4)
+    assert not any(spilled.values()), spilled
+
+
+@pytest.mark.parametrize("arch", ["sm_90", "sm_100"])
+def test_decoding_compiles(arch: str) -> None:
+    """The 353M's sizes; on sm_90 nothing spills where a byte at a time is read. Eight bytes take all registers."""
+    sizes = Sizes(
+        D=1024, E=2048, N=16, R=64, W=4, V=256, layers=53, layer_norm=True, norm_bias=False, eps=1e-5,
+        dtype=torch.bfloat16,
+    )  # fmt: skip
+    for columns in persistent.CAPACITIES:
+        cut = persistent.Cut.of(sizes, 132, 227 * 1024, columns=columns)
+        assert cut.fits
+        spilled = compile_and_print(arch, *persistent.SOURCES, **cut.defines)
+        assert columns > 1 or arch != "sm_90" or not any(spilled.values()), spilled
+    many = wide.Wide(sizes, 64, 256, torch.device("cpu"))
+    spilled = compile_and_print(arch, *wide.SOURCES, **many.defines)
     assert not any(spilled.values()), spilled

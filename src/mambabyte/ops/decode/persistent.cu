@@ -13,9 +13,10 @@
 // Weights do not wait for activations: one warp copies the blocks of weights that this thread block will use, in that
 // order, through a ring in shared memory as soon as there is room.
 //
-// From the host, beside what parts.cuh needs: COLUMNS, the most columns of a launch; STAGES of the ring; CHANNEL_TILES,
+// From the host, beside what parts.cuh needs: COLUMNS, the most columns of a launch, at most 8; STAGES of the ring; CHANNEL_TILES,
 // OUT_TILES, SELECT_OWN and HEAD_TILES, the most tiles of a block; SHARED_BYTES, its shared memory.
 
+static_assert(COLUMNS <= 8, "the rows of a fragment that are not doubled");
 constexpr int WARPS = 16, THREADS = 32 * WARPS;  // beside the copying warp
 constexpr int STAGE_BYTES = WARPS * BLOCK_BYTES;
 constexpr int CHANNELS = CHANNEL_TILES * TILE;
@@ -116,11 +117,11 @@ __device__ void fetch_all(const Model& m, Shared& s, Place& me) {
     }
 }
 
-// Where the mail of a pair of channels lies: [8 columns][slice][4 channels of 32][column][32 channels][pair], so that a
+// Where the mail of a pair of channels lies: [slice][4 channels of 32][column][32 channels][pair], so that a
 // warp that reads a slice of 8 columns reads whole lines.
-__device__ __forceinline__ i64 mail_place(int column, int k) {
-    int row = (column / 8 * E_SLICES + k / SLICE) * 8 + k % 32 / 4;
-    return ((i64)row * 8 + column % 8) * 8 + k % SLICE / 32 * 2 + k % 4 / 2;
+__device__ __forceinline__ int mail_place(int column, int k) {
+    int row = (k / SLICE * 8 + k % 32 / 4) * 8 + column;
+    return row * 8 + k % SLICE / 32 * 2 + k % 4 / 2;
 }
 
 // Where that of a float of the stream lies: [slice][half of a quad][quad][2].
@@ -147,33 +148,22 @@ __device__ __forceinline__ void open_mail(uint2 (&data)[COUNT], const u64* mail,
     } while (wrong);
 }
 
-// A lane's part of a slice of 16 columns, for `multiply`: from the normalised columns, or from the mail.
-__device__ __forceinline__ void take_columns(uint4 (&low)[4], uint4 (&high)[4], const Shared& s, int lane, int slice,
-                                             int columns) {
+// A lane's part of a slice of 8 columns, for `multiply`: from the normalised columns, or from the mail.
+__device__ __forceinline__ void take_columns(uint4 (&part)[4], const Shared& s, int lane, int slice, int columns) {
     int row = lane / 4, place = slice * SLICE + lane % 4 * 32;
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        low[i] = row < columns ? ((const uint4*)&s.columns[row][place])[i] : uint4();
-        high[i] = COLUMNS > 8 && row + 8 < columns ? ((const uint4*)&s.columns[row + 8][place])[i] : uint4();
-    }
+    for (int i = 0; i < 4; i++) part[i] = row < columns ? ((const uint4*)&s.columns[row][place])[i] : uint4();
 }
-__device__ __forceinline__ void take_mail(uint4 (&low)[4], uint4 (&high)[4], const u64* mail, int lane, int slice,
-                                          int columns, unsigned tag) {
+__device__ __forceinline__ void take_mail(uint4 (&part)[4], const u64* mail, int lane, int slice, int columns,
+                                          unsigned tag) {
     int row = lane / 4, place = slice * SLICE + lane % 4 * 32;
     constexpr int SENT = E_TILES * TILE;  // beyond, nobody writes
     int pairs = SENT % SLICE == 0 ? 8 : min(8, (SENT - place) / 4);
+    uint2 data[8] = {};
+    if (row < columns && pairs > 0) open_mail(data, mail + mail_place(row, place), 64, pairs, tag);
 #pragma unroll
-    for (int half = 0; half < (COLUMNS > 8 ? 2 : 1); half++) {
-        uint2 data[8] = {};
-        if (row + half * 8 < columns && pairs > 0)
-            open_mail(data, mail + mail_place(row + half * 8, place), 64, pairs, tag);
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            (half ? high : low)[i] = make_uint4(data[2 * i].x, data[2 * i].y, data[2 * i + 1].x, data[2 * i + 1].y);
-    }
-    if (COLUMNS <= 8)
-#pragma unroll
-        for (int i = 0; i < 4; i++) high[i] = uint4();
+    for (int i = 0; i < 4; i++)
+        part[i] = make_uint4(data[2 * i].x, data[2 * i].y, data[2 * i + 1].x, data[2 * i + 1].y);
     __syncwarp();
 }
 
@@ -186,18 +176,17 @@ __device__ __forceinline__ void multiply_tiles(Shared& s, Place& me, int tiles, 
 #pragma unroll 1
     for (int task = me.warp; task - me.warp < tiles * SLICES; task += WARPS) {
         bool mine = task < tiles * SLICES;
-        uint4 low[4], high[4];
+        uint4 part[4], none[4] = {};  // a matrix instruction has room for 8 columns more
         if (mine) {
-            if (MAIL) take_mail(low, high, mail, lane, task % SLICES, columns, tag);
-            else take_columns(low, high, s, lane, task % SLICES, columns);
+            if (MAIL) take_mail(part, mail, lane, task % SLICES, columns, tag);
+            else take_columns(part, s, lane, task % SLICES, columns);
         }
         barrier_wait(&s.full[me.stage], me.parity);
         if (mine) {
             float d[4];
-            multiply(d, low, high, (const uint4*)(s.ring[me.stage] + me.warp * BLOCK_BYTES) + lane);
+            multiply(d, part, none, (const uint4*)(s.ring[me.stage] + me.warp * BLOCK_BYTES) + lane);
             float* sums = s.sums + (task * COLUMNS + row) * TILE + output;
             if (row < columns) *(float2*)sums = make_float2(d[0], d[1]);
-            if (COLUMNS > 8 && row + 8 < columns) *(float2*)(sums + 8 * TILE) = make_float2(d[2], d[3]);
         }
         __syncwarp();
         if (lane == 0) barrier_arrive(&s.empty[me.stage]);
