@@ -2,7 +2,7 @@
 
 An engine owns the state of its rows. It knows nothing of sampling, stops or text: it reads bytes and gives logits.
 `TorchEngine` works for every model on every device; a faster engine (one native call a byte, a CUDA graph) implements
-the same five methods and is returned by `open_engine` where it can serve the model.
+the same methods and is returned by `open_engine` where it can serve the model.
 """
 
 import functools
