@@ -139,7 +139,15 @@ def test_a_cancelled_stream_leaves_the_engine(model):
     pieces.close()
     assert list(pieces) == []
     assert pieces.end == "cancelled"
+    with pytest.raises(ValueError, match="take the context before closing it"):
+        _ = pieces.context
     assert generate(model, b"abc", max_bytes=60, seed=1, engine=engine).startswith(first)
+
+
+@pytest.mark.parametrize(("drafter", "words"), [("lokup", "'lokup' is not known"), (3, "drafter is a int")])
+def test_what_is_no_drafter_is_named(model, drafter, words):
+    with pytest.raises(ValueError, match=f"{words}; give 'lookup', a model or a Drafter"):
+        generate(model, b"abc", max_bytes=4, drafter=drafter)
 
 
 def test_a_shared_state_serves_many_prompts_and_is_left_as_it_was(model):

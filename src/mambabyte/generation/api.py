@@ -183,8 +183,11 @@ class Stream(Iterator[bytes]):
     def context(self) -> Context:
         """The state after the prompt and every byte given so far, and what follows.
 
-        `generate(model, b"", state=context)` goes on as if there had been no break (but its noise begins anew).
+        `generate(model, b"", state=context)` goes on as if there had been no break (but its noise begins anew). Raises
+        ValueError after `close`.
         """
+        if self._row not in self._decoder.rows:
+            raise ValueError("the stream was closed, and its context is gone; take the context before closing it")
         assert self._given == len(self._row.output), "every certain byte has been given"
         return self._decoder.context(self._row)
 
@@ -276,6 +279,8 @@ def _drafter(drafter: Drafter | ByteLM | SubwordLM | str | None) -> Drafter | No
         if drafter != "lookup":
             raise ValueError(f"drafter={drafter!r} is not known; give 'lookup', a model or a Drafter")
         return LookupDrafter()
+    if not hasattr(drafter, "begin"):
+        raise ValueError(f"drafter is a {type(drafter).__name__}; give 'lookup', a model or a Drafter")
     return drafter
 
 
