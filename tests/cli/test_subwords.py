@@ -85,6 +85,17 @@ def test_what_it_cannot_do_is_a_sentence(
     assert "Traceback" not in error
 
 
+def test_the_vocabulary_of_another_model_is_a_sentence(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    subwords = mb.Subwords.learn([b"the cat sat"], 260)
+    save_model(mb.SubwordLM(tiny_model(vocab_size=260), subwords), folder / "mixed")
+    (folder / "mixed" / "SHA256SUMS").unlink()
+    mb.Subwords.learn([b"the cat sat on the mat"] * 9, 270).write(folder / "mixed" / "subwords.json")
+    assert run(["generate", str(folder / "model"), "--prompt", "x", "--drafter", str(folder / "mixed")]) == 1
+    error = capfd.readouterr().err
+    assert "mixed: subwords.json is of another model: the model knows 260 ids" in error
+    assert "Traceback" not in error
+
+
 def test_a_byte_model_saved_over_it_is_a_byte_model(tmp_path: Path) -> None:
     subwords = mb.Subwords.learn([b"the cat sat"], 260)
     save_model(mb.SubwordLM(tiny_model(vocab_size=260), subwords), tmp_path / "m")

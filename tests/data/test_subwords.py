@@ -1,5 +1,7 @@
 """Subword vocabularies hold any bytes, and are learnt from a part of what is too much."""
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -33,6 +35,40 @@ def test_a_vocabulary_comes_back_from_its_file(tmp_path):
         Subwords.load(tmp_path)
     with pytest.raises(OSError, match="absent"):
         Subwords.load(tmp_path / "absent")
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    path = tmp_path / "subwords.json"
+    SUBWORDS.write(path)
+    whole = json.loads(path.read_text())
+    model = whole["model"]
+    vocabulary = model["vocab"]
+    last = max(vocabulary, key=vocabulary.__getitem__)
+    for damaged, words in (
+        (b"\xff\xfe\x00", "damaged"),
+        (path.read_bytes()[:500], "damaged"),
+        (json.dumps(whole | {"model": model | {"vocab": vocabulary | {last: 999}}}).encode(), "ids are not 0 to 277"),
+        (json.dumps(whole | {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}).encode(), "255 bytes are no"),
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=rf"subwords\.json: .*{words}.*; copy the folder again"):
+            Subwords.load(tmp_path)
+
+
+@given(st.binary(max_size=200), st.binary(max_size=20))
+def test_what_comes_before_the_last_word_is_cut_alike_whatever_follows(data, more):
+    start = Subwords.last_word(data)
+    before = SUBWORDS.encode(data[:start])
+    assert SUBWORDS.encode(data + more)[: len(before)] == before
+
+
+@given(st.sampled_from([b"ACGT", b" ", b"!?", "\u4f60\u597d".encode()]), st.integers(0, 300), st.binary(max_size=9))
+def test_a_word_without_an_end_begins_anew(letters, count, before):
+    """(It was once read from its beginning for every guess: 10 GB and 25 s for 50,000 bytes.)"""
+    data = before + letters * count
+    start = Subwords.last_word(data)
+    assert len(data) - start <= subwords.LONGEST_WORD
+    assert Subwords.last_word(data[start:]) == 0
 
 
 def test_a_vocabulary_has_room_for_the_bytes():

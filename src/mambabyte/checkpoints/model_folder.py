@@ -65,7 +65,13 @@ def load_any(
     """As `load`, but the folder may also hold a model of subwords, which comes with its vocabulary."""
     folder = find(path)
     model = _load(folder, device, dtype)
-    return SubwordLM(model, subwords.Subwords.load(folder)) if is_of_subwords(folder) else model
+    if not is_of_subwords(folder):
+        return model
+    vocabulary = subwords.Subwords.load(folder)
+    try:
+        return SubwordLM(model, vocabulary)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {subwords.FILE} is of another model: {error}; copy the folder again") from error
 
 
 def is_of_subwords(folder: Path) -> bool:

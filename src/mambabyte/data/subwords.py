@@ -21,6 +21,7 @@ PIECE = 1 << 16  # bytes of text that are cut into words at a time
 SAMPLE = 16 << 20  # bytes that a vocabulary of a corpus is learnt from at most: three seconds for 4,096 subwords
 # Text repeats its words: with those of the latest 10 MB or so kept, a core cuts 15 to 20 MB a second instead of 5.
 WORDS_KEPT, LONGEST_KEPT = 1 << 17, 32
+LONGEST_WORD = 64  # bytes of a word that is not over, after which a new one is taken to begin
 
 # Words as bytes: a space and what follows of one kind (letters and bytes beyond ASCII, digits, signs), or white space.
 _WORD = re.compile(rb" ?[A-Za-z_\x80-\xff]+| ?[0-9]{1,3}| ?[!-/:-@\[-^`{-~]+|[\x00-\x20\x7f]+", re.DOTALL)
@@ -43,6 +44,8 @@ class Subwords:
             raise ValueError(f"not a byte-level vocabulary: it has the symbol {error}") from error
         if missing := 256 - len({piece for piece in self.pieces if len(piece) == 1}):
             raise ValueError(f"not a byte-level vocabulary: {missing} bytes are no subwords of their own")
+        if [number for _, number in vocabulary] != list(range(count := len(vocabulary))):
+            raise ValueError(f"not a vocabulary of {count} subwords: their ids are not 0 to {count - 1}")
 
     def __len__(self) -> int:
         return len(self.pieces)
@@ -75,8 +78,15 @@ class Subwords:
 
     @staticmethod
     def last_word(data: bytes) -> int:
-        """Where the last word of `data` begins: what comes before it is cut into subwords alike whatever follows."""
-        return max((word.start() for word in _WORD.finditer(data)), default=0)
+        """Where the last word of `data` begins: what comes before it is cut into subwords alike whatever follows.
+
+        Text without spaces, as Chinese or a genome, is one word; that would be cut, and read, from its beginning again
+        and again. So a word is taken to begin anew every `LONGEST_WORD` bytes, though subwords may lie across.
+        """
+        start = end = 0
+        for word in _WORD.finditer(data):
+            start, end = word.span()
+        return start + max(end - start - 1, 0) // LONGEST_WORD * LONGEST_WORD
 
     def write(self, path: Path) -> None:
         """Write the vocabulary to a file."""
@@ -87,12 +97,16 @@ class Subwords:
         """The vocabulary in a model's folder. Raises ValueError if it is damaged, OSError if there is none."""
         from tokenizers import Tokenizer
 
-        text = (Path(folder) / FILE).read_text(encoding="utf-8")
+        path = Path(folder) / FILE
+        data = path.read_bytes()
         try:
-            tokenizer = Tokenizer.from_str(text)
+            tokenizer = Tokenizer.from_buffer(data)
         except Exception as error:  # the library raises no narrower one for a wrong file
-            raise ValueError(f"{Path(folder) / FILE}: not a tokenizer: {error}") from error
-        return cls(tokenizer)
+            raise ValueError(f"{path}: damaged, or no tokenizer: {error}; copy the folder again") from error
+        try:
+            return cls(tokenizer)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}; copy the folder again") from error
 
     @cached_property
     def numbers(self) -> dict[bytes, int]:
