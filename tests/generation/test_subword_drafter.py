@@ -62,8 +62,9 @@ def test_an_untrained_drafter_still_reports_its_share(model, drafter):
 @settings(max_examples=12, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 12), st.integers(0, 12), st.binary(min_size=1, max_size=2)), max_size=6))
 def test_the_state_follows_what_was_decided(rounds):
-    """After any guesses, right up to any place, the guesser stands where one stands that has read all the text at once:
-    before the last subword as the vocabulary cuts it. (It once stayed on the model's own cut, and guessed badly.)"""
+    """After any guesses, right up to any place, the guesser's state has read what one's has that reads all the text at
+    once: the words that have ended, as the vocabulary cuts them. (It once kept the model's own cut, and guessed badly.)
+    """
     from mambabyte.generation.cursor import Cursor
     from mambabyte.generation.sampling import Sampler, Sampling
 
@@ -77,13 +78,49 @@ def test_the_state_follows_what_was_decided(rounds):
         guesser.read(decided)
         text += decided
     fresh = drafter.begin(text)
-    for each in (guesser, fresh):
-        each._cut(Confidence([1.0] * 8, 0.0, 0.0))
-    ours, theirs = guesser._trail[-1], fresh._trail[-1]
-    assert guesser._rest == fresh._rest
-    assert (ours.ids, ours.length) == (theirs.ids, theirs.length)
-    assert ours.ids == tuple(SUBWORDS.encode(fresh._rest)[:-1])
+    guesser._catch_up(Confidence([1.0] * 8, 0.0, 0.0))
+    assert guesser._rest == fresh._rest == text[SUBWORDS.last_word(text) :]
+    ours, theirs = guesser._boundaries[0], fresh._boundaries[0]
+    assert (ours.path, ours.start, ours.end, ours.chance) == (theirs.path, 0, 0, 1.0)
     np.testing.assert_allclose(ours.weights, theirs.weights, rtol=1e-3, atol=1e-5)
+
+
+def test_a_word_is_a_mixture_over_its_cuts():
+    """The next byte's weights are those of all ways to cut the word so far, each with its probability."""
+    model = tiny_model(seed=6, vocab_size=len(SUBWORDS))
+    engine = open_engine(model, outputs=len(SUBWORDS))
+    guesser = SubwordDrafter(model, SUBWORDS, engine=engine).begin(b"sat on th")
+    assert guesser._rest == b" th"
+
+    def subwords(path):
+        row = engine.join(model.init_state())
+        logits = engine.read([row], [[*SUBWORDS.encode(b"sat on"), *path]])[0][-1].astype(np.float64)
+        engine.leave(row)
+        weights = np.exp(logits - logits.max())
+        return weights / weights.sum()
+
+    def ways(rest, path=(), chance=1.0):
+        """(chance of the cut, path, what is left of the word) of every cut into whole subwords and a beginning."""
+        yield chance, path, rest
+        weights = subwords(path)
+        for length in range(1, len(rest) + 1):
+            if rest[:length] in SUBWORDS.numbers:
+                number = SUBWORDS.numbers[rest[:length]]
+                yield from ways(rest[length:], (*path, number), chance * weights[number])
+
+    expected = np.zeros(256)
+    for chance, path, rest in ways(b" th"):
+        weights = subwords(path)
+        for number, piece in enumerate(SUBWORDS.pieces):
+            if piece.startswith(rest) and len(piece) > len(rest):
+                expected[piece[len(rest)]] += chance * weights[number]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mambabyte.generation.subword_drafter.SHARE", 0.0)
+        confidence = Confidence([1.0] * 8, 0.0, 0.0)
+        guesser._catch_up(confidence)
+        guesser._expand(b" th", 0, confidence)
+        found = guesser._mixture(b" th", 0)
+    np.testing.assert_allclose(found / found.sum(), expected / expected.sum(), rtol=0.05, atol=0.02)
 
 
 def test_a_trained_drafter_is_right_often():

@@ -1,49 +1,43 @@
 """The drafter of the MambaByte paper, https://arxiv.org/abs/2401.13660: a model over subwords, several bytes a step.
 
-The model has learnt text as the vocabulary cuts it, and guesses badly after any other cut. So its state stands where a
-word began, and the subwords of the word so far are those that the vocabulary gives it, all but the last: that one may
-be unfinished, and only narrows down the next subword to those that begin with it. A rejection costs nothing but the
-reads after the boundary before it, whose states are held.
+The model has learnt text as the vocabulary cuts it, word by word. So its state stands where a word began, and what was
+decided before that is cut by the vocabulary. Within a word nobody knows the cut before the word has ended: " stro" may
+be " st" and the beginning of "rong", or go on as " strong". The next byte's distribution is a mixture over the
+*boundaries* that the word may have so far, each with the probability of the subwords up to it; a boundary is read by
+the model once it has a share in what comes. A rejection costs nothing but the reads after it: the states are held.
 """
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mambabyte.data.subwords import Subwords
-from mambabyte.generation.cursor import TINY, Cursor
+from mambabyte.generation.cursor import Cursor
 from mambabyte.generation.drafters import drafting_engine
 from mambabyte.generation.engine import DOCUMENT_START, Engine, Logits, prefill
-from mambabyte.generation.sorted_pieces import SortedPieces
+from mambabyte.generation.sorted_pieces import Beginning, SortedPieces
 from mambabyte.generation.speculation import Confidence, agreement
 from mambabyte.models import ByteLM, SubwordLM
+from mambabyte.models.byte_lm import BYTES
+
+# The part of what may come next that a boundary must have to be read.
+SHARE = 0.25
 
 Weights = NDArray[np.float32]
 
 
-class _Boundary(NamedTuple):
-    """After these subwords, `length` bytes, since the last word began: a row of the engine that has read them, and
-    weights in proportion to the probability of each subword to follow, in the vocabulary's lexicographic order."""
+class Boundary(NamedTuple):
+    """Between subwords: `path` are those since the first word that is held, which end at byte `end`; its word began at
+    byte `start`. A row of the engine has read the path; `weights` are the probabilities of each subword to follow, in
+    the vocabulary's lexicographic order, `chance` that of the word's subwords so far."""
 
-    ids: tuple[int, ...]
-    length: int
+    path: tuple[int, ...]
+    start: int
+    end: int
     row: int
     weights: Weights
-
-
-class _Ahead(NamedTuple):
-    """Where a guess has come to: the beginning of a subword or a `whole` one, and the row's place after it.
-
-    `doubt` is by how much it is likelier that the subword ends here than that it goes on (in log weights): the next
-    byte cannot be more certain.
-    """
-
-    piece: bytes
-    cursor: Cursor
-    doubt: float
-    whole: bool
+    chance: float
 
 
 class SubwordDrafter:
@@ -60,114 +54,137 @@ class SubwordDrafter:
 
     def begin(self, text: bytes) -> "SubwordGuesser":
         """See `Drafter.begin`."""
-        return SubwordGuesser(self._engine, self.subwords, self._pieces, text or b"\n")
+        return SubwordGuesser(self._engine, self.subwords, self._pieces, text or DOCUMENT_START)
 
 
 class SubwordGuesser:
-    """Walks from boundary to boundary. `_trail` holds those since the last word began; `_rest` are its bytes so far."""
+    """`_rest` are the bytes decided since the last word began, and `_boundaries` those that were read in it and in what
+    was guessed to follow."""
 
     def __init__(self, engine: Engine, subwords: Subwords, pieces: SortedPieces, text: bytes) -> None:
         self._engine, self._subwords, self._pieces = engine, subwords, pieces
         start = subwords.last_word(text)
         context = prefill(engine.model, subwords.encode(text[:start] or DOCUMENT_START), outputs=len(subwords))
-        self._trail = [_Boundary((), 0, engine.join(context), self._weights(context.logits[0].cpu().numpy()))]
+        first = self._probabilities(context.logits[0].cpu().numpy())
+        self._boundaries = [Boundary((), 0, 0, engine.join(context), first, 1.0)]
         self._rest, self._guessed = text[start:], b""
 
     def read(self, data: bytes) -> None:
         """See `Guesser.read`."""
         agreed = len(self._rest) + agreement(self._guessed, data)
         self._rest, self._guessed = self._rest + data, b""
-        self._keep([boundary for boundary in self._trail if boundary.length <= agreed])
+        self._keep([boundary for boundary in self._boundaries if boundary.end <= agreed])
 
     def guess(self, count: int, cursor: Cursor, confidence: Confidence) -> bytes:
         """See `Guesser.guess`."""
-        self._cut(confidence)
-        guessed, here, doubt = b"", self._trail[-1], math.inf
-        while not cursor.ended:
-            piece = (self._rest + guessed)[here.length :]
-            if guessed or not self._ends(piece, here.weights):
-                ahead = self._beyond(piece, here.weights, cursor, count - len(guessed), doubt, confidence)
-                guessed += ahead.piece[len(piece) :]
-                piece, cursor, doubt = ahead.piece, ahead.cursor, ahead.doubt
-                if not ahead.whole or not confidence.read():
-                    break
-            else:
-                confidence.catch_up()
-            here = self._step((self._subwords.numbers[piece],), here)
-        self._guessed = guessed
-        return guessed
-
-    def _cut(self, confidence: Confidence) -> None:
-        """Stand before the last subword of what was decided, as the vocabulary cuts it."""
-        start = self._subwords.last_word(self._rest)
-        words = tuple(self._subwords.encode(self._rest[:start]))
-        ids = words + tuple(self._subwords.encode(self._rest[start:])[:-1])
-        self._keep([boundary for boundary in self._trail if boundary.ids == ids[: len(boundary.ids)]])
-        self._reach(words, confidence)  # where a later cut can go back to
-        self._reach(ids, confidence)
-        self._keep([boundary for boundary in self._trail if len(boundary.ids) >= len(words)])
-        self._trail = [b._replace(ids=b.ids[len(words) :], length=b.length - start) for b in self._trail]
-        self._rest = self._rest[start:]
-
-    def _reach(self, ids: tuple[int, ...], confidence: Confidence) -> None:
-        """Have a boundary after `ids`, on the way that the trail goes."""
-        behind = [boundary for boundary in self._trail if len(boundary.ids) <= len(ids)]
-        if len(behind[-1].ids) < len(ids):
-            confidence.catch_up()
-            self._step(ids[len(behind[-1].ids) :], behind[-1])
-            self._trail.sort(key=lambda boundary: boundary.length)
-
-    def _ends(self, piece: bytes, weights: Weights) -> bool:
-        """Whether it is likelier that a subword is `piece` than that it goes on."""
-        if not piece:
-            return False
-        ended, nexts = self._pieces.beginning_with(piece).split(weights)
-        return ended >= float(nexts.sum())
-
-    def _step(self, ids: tuple[int, ...], here: _Boundary) -> _Boundary:
-        """The boundary after reading on from one."""
-        row = self._engine.fork(here.row)
-        logits = self._engine.read([row], [list(ids)])[0][-1]
-        length = here.length + sum(len(self._subwords.pieces[i]) for i in ids)
-        self._trail.append(_Boundary(here.ids + ids, length, row, self._weights(logits)))
-        return self._trail[-1]
-
-    def _keep(self, boundaries: list[_Boundary]) -> None:
-        kept = {boundary.row for boundary in boundaries}
-        for boundary in self._trail:
-            if boundary.row not in kept:
-                self._engine.leave(boundary.row)
-        self._trail = boundaries
+        self._catch_up(confidence)
+        text, start, decided = self._rest, 0, len(self._rest)
+        while len(text) - decided < count and not cursor.ended:
+            if not self._expand(text, start, confidence, guessing=len(text) > decided):
+                break
+            total = self._mixture(text, start)
+            candidates = np.flatnonzero(total)
+            if not len(candidates):
+                break
+            byte, by = cursor.draw(candidates, total[candidates])
+            if not total[byte] or not confidence.byte(by):  # a constraint may want what no subword has here
+                break
+            grown = text + bytes((byte,))
+            begins = start + self._subwords.last_word(grown[start:])
+            if begins > start and not self._begin_word(begins):
+                break
+            text, start, cursor = grown, begins, cursor.after(byte)
+        self._guessed = text[decided:]
+        return self._guessed
 
     def close(self) -> None:
         """See `Guesser.close`."""
         self._keep([])
 
-    def _weights(self, logits: Logits) -> Weights:
+    def _catch_up(self, confidence: Confidence) -> None:
+        """Cut the words that have ended as the vocabulary does, and let the last one begin anew."""
+        start = self._subwords.last_word(self._rest)
+        if start == 0:
+            for length in range(1, len(self._rest)):
+                self._expand(self._rest[:length], 0, confidence, then=self._rest[length])
+            return
+        path = tuple(self._subwords.encode(self._rest[:start]))
+        behind = [boundary for boundary in self._boundaries if boundary.path == path[: len(boundary.path)]]
+        last = max(behind, key=lambda boundary: boundary.end)
+        if last.path != path:
+            confidence.catch_up()
+            last = self._step(last, path[len(last.path) :], start, 1.0)
+        self._rest = self._rest[start:]
+        self._keep([last._replace(path=(), start=0, end=0, chance=1.0)])
+        self._catch_up(confidence)
+
+    def _active(self, start: int, end: int) -> list[Boundary]:
+        """The boundaries of the word that began at `start`, up to `end`."""
+        return [boundary for boundary in self._boundaries if boundary.start == start and boundary.end <= end]
+
+    def _expand(
+        self, text: bytes, start: int, confidence: Confidence, guessing: bool = False, then: int | None = None
+    ) -> bool:
+        """Read the boundary at the text's end if it has a share in what comes next, or in the byte that is known to
+        come; False if that is not worth a read."""
+        active = self._active(start, len(text))
+        if len(text) == start or any(boundary.end == len(text) for boundary in active):
+            return True
+        ends, on = [], 0.0
+        for boundary in active:
+            ended, nexts = self._beginning(text, boundary).split(boundary.weights)
+            ends.append(boundary.chance * ended)
+            if then is None:
+                on += boundary.chance * float(np.add.reduce(nexts))
+            else:
+                following = self._pieces.beginning_with(text[boundary.end :] + bytes((then,))).where
+                on += boundary.chance * float(np.add.reduce(boundary.weights[following]))
+        here = sum(ends)
+        if here <= SHARE * (here + on):
+            return True
+        if not guessing:
+            confidence.catch_up()
+        elif not confidence.read():
+            return False
+        best = active[int(np.argmax(ends))]
+        self._step(best, (self._subwords.numbers[text[best.end :]],), len(text), here)
+        return True
+
+    def _mixture(self, text: bytes, start: int) -> Weights:
+        """(256,) weights of the next byte."""
+        total = np.zeros(BYTES, np.float32)
+        for boundary in self._active(start, len(text)):
+            beginning = self._beginning(text, boundary)
+            total[beginning.nexts] += boundary.chance * beginning.split(boundary.weights)[1]
+        return total
+
+    def _beginning(self, text: bytes, boundary: Boundary) -> Beginning:
+        return self._pieces.beginning_with(text[boundary.end :])
+
+    def _begin_word(self, at: int) -> bool:
+        """A word begins where one ended: at its boundary; False if that has not been read."""
+        ended = next((boundary for boundary in self._boundaries if boundary.end == at), None)
+        if ended is None:
+            return False
+        self._boundaries.append(ended._replace(start=at, chance=1.0))
+        return True
+
+    def _step(self, here: Boundary, ids: tuple[int, ...], end: int, chance: float) -> Boundary:
+        """The boundary after reading on from one."""
+        row = self._engine.fork(here.row)
+        logits = self._engine.read([row], [list(ids)])[0][-1]
+        self._boundaries.append(Boundary(here.path + ids, here.start, end, row, self._probabilities(logits), chance))
+        return self._boundaries[-1]
+
+    def _keep(self, boundaries: list[Boundary]) -> None:
+        kept = {boundary.row for boundary in boundaries}
+        for row in {boundary.row for boundary in self._boundaries} - kept:
+            self._engine.leave(row)
+        self._boundaries = boundaries
+
+    def _probabilities(self, logits: Logits) -> Weights:
         scores = logits.take(self._pieces.ids)
         scores -= np.maximum.reduce(scores)
-        return np.exp(scores, out=scores)
-
-    def _beyond(
-        self, piece: bytes, weights: Weights, cursor: Cursor, room: int, doubt: float, confidence: Confidence
-    ) -> _Ahead:
-        """Lengthen `piece` byte by byte, each drawn as the row will draw it, until it is likelier to be a subword than
-        to go on, or has `room` bytes more, or the next byte is not worth guessing.
-
-        The first byte follows a boundary that is itself in `doubt`.
-        """
-        start = len(piece)
-        while not cursor.ended:
-            beginning = self._pieces.beginning_with(piece)
-            ended, nexts = beginning.split(weights)
-            on = float(np.add.reduce(nexts))
-            ends = math.log((ended + TINY) / (on + TINY))
-            if beginning.whole and len(piece) > start and ends >= 0:
-                return _Ahead(piece, cursor, ends, whole=True)
-            byte, by = cursor.draw(beginning.nexts, nexts)
-            if (by == 0 and byte not in beginning.nexts) or not confidence.byte(min(by, doubt, -ends)):
-                break
-            piece, cursor, doubt = piece + bytes((byte,)), cursor.after(byte), math.inf
-            if len(piece) - start == room:
-                break
-        return _Ahead(piece, cursor, doubt, whole=False)
+        weights = np.exp(scores, out=scores)
+        weights /= np.add.reduce(weights)
+        return weights
