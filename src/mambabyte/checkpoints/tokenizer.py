@@ -5,6 +5,7 @@ Every byte is a symbol of a BPE model without merges, spelt with the printable a
 """
 
 from mambabyte.checkpoints.files import Writer, json_writer, text_writer
+from mambabyte.data.subwords import symbols
 
 
 def tokenizer_writers() -> dict[str, Writer]:
@@ -30,10 +31,3 @@ def tokenizer_config() -> dict[str, object]:
         "clean_up_tokenization_spaces": False,
         "model_input_names": ["input_ids", "attention_mask"],
     }
-
-
-def symbols() -> list[str]:
-    """The printable character that stands for each byte: itself where Latin-1 prints it, else one from U+0100 on."""
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = iter(range(0x100, 0x200))
-    return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]

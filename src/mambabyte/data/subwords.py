@@ -36,7 +36,7 @@ class Subwords:
     def __init__(self, tokenizer: "Tokenizer") -> None:
         self._tokenizer = tokenizer
         self._words = _Words(tokenizer)
-        byte_of = {symbol: byte for byte, symbol in enumerate(_symbols())}
+        byte_of = {symbol: byte for byte, symbol in enumerate(symbols())}
         vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
         try:
             self.pieces = [bytes(byte_of[symbol] for symbol in piece) for piece, _ in vocabulary]
@@ -60,7 +60,7 @@ class Subwords:
         tokenizer = Tokenizer(models.BPE())
         tokenizer.normalizer = normalizers.ByteLevel()
         tokenizer.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=_symbols(), show_progress=False)
+        trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=symbols(), show_progress=False)
         plain = Tokenizer(models.BPE())  # the words are spelt already, and no normaliser may spell them twice
         plain.train_from_iterator(_words(texts), trainer)
         tokenizer.model = plain.model
@@ -145,14 +145,14 @@ def sample(corpus: "Corpus", most: int) -> Iterator[bytes]:
             yield corpus.read(share.start + start, min(share.start + start + piece, share.stop)).tobytes()
 
 
-def _symbols() -> list[str]:
+def symbols() -> list[str]:
     """The printable character that stands for each byte: itself where Latin-1 prints it, else one from U+0100 on."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
     return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
 
 
-_SPELLING = dict(enumerate(_symbols()))
+_SPELLING = dict(enumerate(symbols()))
 
 
 def _spell(word: bytes) -> str:
