@@ -85,6 +85,14 @@ def test_what_it_cannot_do_is_a_sentence(
     assert "Traceback" not in error
 
 
+def test_a_run_of_bytes_does_not_go_on_with_subwords(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    options = ["--out", str(folder / "bytes"), "--device", "cpu"]
+    small = ["--data", str(folder / "data"), "--batch", "2", "--context", "80", "--steps", "1"]
+    assert run(["train", "--preset", "mambabyte-tiny", *small, *options]) == 0
+    assert run(["train", "--tokenizer", "280", *options]) == 1
+    assert "tokenizer is 280, was not given; choose another --out" in capfd.readouterr().err
+
+
 def test_the_vocabulary_of_another_model_is_a_sentence(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     subwords = mb.Subwords.learn([b"the cat sat"], 260)
     save_model(mb.SubwordLM(tiny_model(vocab_size=260), subwords), folder / "mixed")

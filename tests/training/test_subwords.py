@@ -68,7 +68,7 @@ def test_stop_and_resume_leaves_no_trace(tmp_path: Path) -> None:
 
 def test_a_run_with_another_vocabulary_is_another_run(tmp_path: Path) -> None:
     train(config(tmp_path, steps=2, **SUBWORDS))
-    for other, words in ((290, "tokenizer is 290, was 300"), (None, "tokenizer is None, was 300")):
+    for other, words in ((290, "tokenizer is 290, was 300"), (None, "tokenizer is not given, was 300")):
         with pytest.raises(ValueError, match=words):
             train(config(tmp_path, steps=2, context=60, tokenizer=other))
 

@@ -150,6 +150,7 @@ def conflicts(now: TrainConfig, before: TrainConfig) -> list[str]:
     for name in DEFINING:
         new, old = getattr(now, name), getattr(before, name)
         if new != old:
+            new, old = ("not given" if value is None else value for value in (new, old))
             found.append(f"{name} is {new}, was {old}")
     return found
 
