@@ -159,3 +159,12 @@ def test_the_same_bits_by_the_byte_and_by_many(stack: Stack) -> None:
 def test_the_same_bits_in_any_order_of_events(stack: Stack, seed: int) -> None:
     assert few(stack, len(COLUMNS), seed=seed) == few(stack, len(COLUMNS))
     assert many(stack, seed=seed) == many(stack)
+
+
+def test_tags_begin_anew_before_they_wrap_around() -> None:
+    mail = persistent.Mail(PLAIN, 1, CPU)
+    assert (mail.next_tag(), mail.next_tag()) == (1, 1 + PLAIN.layers)
+    mail.u.fill_(7)
+    mail._used = 2**32 - PLAIN.layers + 1
+    assert mail.next_tag() == 1
+    assert not mail.u.any(), "mail of the last round could be taken for this one's"

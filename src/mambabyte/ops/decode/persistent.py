@@ -138,8 +138,12 @@ class Mail:
         self._layers, self._used = sizes.layers, 1
 
     def next_tag(self) -> int:
-        """The first tag of a launch."""
-        tag, self._used = self._used, (self._used + self._layers) % 2**32
+        """The first tag of a launch, which has one for each layer. They never wrap around to those of old mail."""
+        if self._used + self._layers > 2**32:
+            for mail in (self.u, self.y, self.selected, self.stream):
+                mail.zero_()
+            self._used = 1
+        tag, self._used = self._used, self._used + self._layers
         return tag
 
 
