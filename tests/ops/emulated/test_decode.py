@@ -162,9 +162,9 @@ def test_the_same_bits_in_any_order_of_events(stack: Stack, seed: int) -> None:
 
 
 def test_tags_begin_anew_before_they_wrap_around() -> None:
-    mail = persistent.Mail(PLAIN, 1, CPU)
-    assert (mail.next_tag(), mail.next_tag()) == (1, 1 + PLAIN.layers)
+    mail = persistent.Mail(SIZES, 1, CPU)
+    assert (mail.next_tag(), mail.next_tag()) == (1, 1 + SIZES.layers)
     mail.u.fill_(7)
-    mail._used = 2**32 - PLAIN.layers + 1
+    mail._used = 2**32 - SIZES.layers + 1
     assert mail.next_tag() == 1
     assert not mail.u.any(), "mail of the last round could be taken for this one's"
