@@ -86,7 +86,7 @@ def test_other_kernels_compile_without_spilling() -> None:
 
 @pytest.mark.parametrize("arch", ["sm_90", "sm_100"])
 def test_decoding_compiles(arch: str) -> None:
-    """The 353M's sizes. On sm_90, for which they were tuned, nothing spills but where eight bytes take all registers."""
+    """The 353M's sizes. Where they were tuned nothing spills but where eight bytes take all registers."""
     sizes = Sizes(
         D=1024, E=2048, N=16, R=64, W=4, V=256, layers=53, layer_norm=True, norm_bias=False, eps=1e-5,
         dtype=torch.bfloat16,
