@@ -91,11 +91,7 @@ class CudaEngine:
 
     def fork(self, row: int) -> int:
         """See `Engine.fork`."""
-        new = self._slots.join()
-        self._grow()
-        old, slot = self._slots.of(row), self._slots.of(new)
-        self._ssm[slot], self._conv[slot] = self._ssm[old], self._conv[old]
-        return new
+        return self._slots.fork(row)
 
     def read(self, rows: Sequence[int], data: Sequence[Ids]) -> list[Logits]:
         """See `Engine.read`."""

@@ -97,10 +97,7 @@ class NativeEngine:
 
     def fork(self, row: int) -> int:
         """See `Engine.fork`."""
-        new = self._slots.join()
-        self._grow()
-        self._states[self._slots.of(new)] = self._states[self._slots.of(row)]
-        return new
+        return self._slots.fork(row)
 
     def read(self, rows: Sequence[int], data: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """See `Engine.read`."""
