@@ -1,4 +1,4 @@
-"""Few columns in one launch: cutting the work among blocks, and the arguments of persistent.cu."""
+"""Few columns in one launch: cutting the work among blocks, and the arguments of persistent.cu (see share.cuh)."""
 
 import ctypes
 import dataclasses
@@ -11,7 +11,7 @@ from torch import Tensor
 from mambabyte.ops.decode.pack import Weights
 from mambabyte.ops.decode.sizes import BLOCK_BYTES, SHARED, SLICE, TILE, Sizes, up
 
-SOURCES = (*SHARED, "decode/persistent.cu")
+SOURCES = (*SHARED, "decode/share.cuh", "decode/persistent.cu")
 KERNEL = "read_columns"
 WARPS = 16
 THREADS = 32 * (WARPS + 1)
@@ -75,7 +75,7 @@ class Cut:
 
     @cached_property
     def defines(self) -> dict[str, int]:
-        """The macros of persistent.cu."""
+        """The macros of share.cuh."""
         s = self.sizes
         return s.defines | {
             "COLUMNS": self.columns,
@@ -89,7 +89,7 @@ class Cut:
 
 
 class Model(ctypes.Structure):
-    """The struct `Model` of persistent.cu."""
+    """The struct `Model` of share.cuh."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("in_", "select", "out", "head", "channels", "norms", "embedding")),
@@ -101,7 +101,7 @@ class Model(ctypes.Structure):
 
 @lru_cache(maxsize=8)
 def batch_type(columns: int) -> type[ctypes.Structure]:
-    """The struct `Batch` of persistent.cu for so many columns."""
+    """The struct `Batch` of share.cuh for so many columns."""
     names = ("id", "after", "begin", "place")
     fields = [("columns", ctypes.c_int), ("rows", ctypes.c_int), *((name, ctypes.c_int * columns) for name in names)]
     return type("Batch", (ctypes.Structure,), {"_fields_": (*fields, ("first", ctypes.c_int * (columns + 1)))})
