@@ -1,13 +1,12 @@
 """A model's weights as the decoding kernels read them."""
 
 import dataclasses
+import math
 
 import torch
 from torch import Tensor
 
 from mambabyte.ops.decode.sizes import BLOCK_BYTES, SLICE, TILE, Sizes, up
-
-LOG2E = 1.4426950408889634
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,7 +82,7 @@ def _channels(layer: LayerWeights, sizes: Sizes) -> Tensor:
     """(E_tiles, channels_bytes): the struct `Channels`."""
     rows, tiles = sizes.E_tiles * TILE, sizes.E_tiles
     tall = (layer.conv_weight, layer.conv_bias[:, None], layer.dt_bias[:, None], layer.D[:, None])
-    wide = _padded(layer.A.float() * LOG2E, rows, sizes.N_pitch)
+    wide = _padded(layer.A.float() * math.log2(math.e), rows, sizes.N_pitch)
     floats = [_padded(t.float(), rows, t.shape[1]).view(tiles, -1) for t in tall] + [wide.view(tiles, -1)]
     dt = _padded(layer.dt_proj.to(sizes.dtype), rows, sizes.R_pitch).view(tiles, -1)
     return torch.cat([torch.cat(floats, 1).view(torch.uint8), dt.view(torch.uint8)], 1)

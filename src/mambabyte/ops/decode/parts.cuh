@@ -45,8 +45,8 @@ __device__ __forceinline__ float warp_sum(float v) {
     return v;
 }
 
-// The norm of a column: a warp sums a slice, of which lane l has x from 4 l on, zero beyond D; the slices' sums are added
-// in order.
+// The norm of a column: a warp sums a slice, of which lane l has x from 4 l on, zero beyond D; the slices' sums are
+// added in order.
 __device__ __forceinline__ float slice_sum(float4 x) { return warp_sum((x.x + x.y) + (x.z + x.w)); }
 __device__ __forceinline__ float slice_square(float4 x) {
     return warp_sum(fmaf(x.x, x.x, x.y * x.y) + fmaf(x.z, x.z, x.w * x.w));

@@ -1,6 +1,6 @@
 // A whole model reads a few bytes in one launch: every block stays for all layers. A block owns whole channels and
-// outputs; what the others must know it sends them as mail, 4 bytes and a tag that says of which layer they are, so that
-// whoever needs them looks until they are there: no barrier of the grid, no fence.
+// outputs; what the others must know it sends them as mail, 4 bytes and a tag that says of which layer they are, so
+// that whoever needs them looks until they are there: no barrier of the grid, no fence.
 //
 // A layer's phases, each a product and what follows it:
 //   in      norm, in-projection, convolution      -> u           (all blocks; x and z of a channel in one block)
@@ -67,7 +67,7 @@ __device__ __forceinline__ void take_mail(uint4 (&part)[4], const u64* mail, int
 // of the normalised columns, or of those in the mail.
 template <int SLICES, bool MAIL>
 __device__ __forceinline__ void multiply_tiles(Shared& s, Place& me, int tiles, int columns, const u64* mail,
-                                            unsigned tag) {
+                                               unsigned tag) {
     int lane = me.lane, row = lane / 4, output = lane % 4 * 2;
 #pragma unroll 1
     for (int task = me.warp; task - me.warp < tiles * SLICES; task += WARPS) {
@@ -115,7 +115,7 @@ __device__ __forceinline__ void add_slices_of(float (*sums)[D_SLICES], const flo
 
 // The stream, from the embedding in the first layer, normalised: a warp a slice of a column.
 __device__ __forceinline__ void normalise_all(const Model& m, const Batch& batch, Shared& s, const Place& me, int layer,
-                                           unsigned tag) {
+                                              unsigned tag) {
     constexpr int MOST = (COLUMNS * D_SLICES + WARPS - 1) / WARPS;
     float4 x[MOST];
     auto column_of = [&](int i) { return (me.warp + i * WARPS) / D_SLICES; };
@@ -222,7 +222,8 @@ __device__ __forceinline__ void select_phase(const Model& m, const Batch& batch,
     }
 }
 
-// LANES neighbours walk a channel of a row, CHUNK columns at a time, of which all but the states is computed side by side.
+// LANES neighbours walk a channel of a row, CHUNK columns at a time, of which all but the states is computed side by
+// side.
 template <int LANES>
 __device__ __forceinline__ void walk(const Model& m, const Batch& batch, Shared& s, const Place& me, int layer, int row,
                                      int channel, float (&h)[N_PITCH / LANES], unsigned tag) {

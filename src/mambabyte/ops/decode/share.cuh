@@ -86,8 +86,8 @@ __device__ __forceinline__ i64 stream_place(int column, int k) {
     return (i64)column * D_PITCH + k / SLICE * SLICE + k % 4 / 2 * (SLICE / 2) + k % SLICE / 4 * 2 + k % 2;
 }
 
-// COUNT pairs of neighbouring pieces of mail, `stride` pieces apart, once they all have this tag. Those from `count` on,
-// at least 1, are nobody's and read as zeros.
+// COUNT pairs of neighbouring pieces of mail, `stride` pieces apart, once they all have this tag. Those from `count`
+// on, at least 1, are nobody's and read as zeros.
 template <int COUNT>
 __device__ __forceinline__ void open_mail(uint2 (&data)[COUNT], const u64* mail, int stride, int count, unsigned tag) {
     unsigned wrong;

@@ -4,8 +4,8 @@
 // Columns of a sequence are neighbours, in the order of time: begin[column] is the slot of the state that the sequence
 // starts from, or -1 where it goes on from the column before; after[column] the slot that takes the state after it.
 //
-// From the host, beside what parts.cuh needs: IN_TILES, OUT_TILES and HEAD_TILES, the tiles of outputs of a block; WALK,
-// the columns in which the sequences of a block of the scan begin.
+// From the host, beside what parts.cuh needs: IN_TILES, OUT_TILES and HEAD_TILES, the tiles of outputs of a block;
+// WALK, the columns in which the sequences of a block of the scan begin.
 //
 // What a product reads lies as its warps read it, the slice of 64 columns together: see `place_of`.
 
@@ -77,24 +77,18 @@ struct Wide {
     static __device__ __forceinline__ void fetch(Shared& s, const io_t* columns, const unsigned char* weights,
                                                  int tiles, int slices) {
         int lane = threadIdx.x % 32;
-        auto fetch_weights = [&](int slice) {
+        for (int slice = 0; slice < slices; slice++) {
             int stage = slice % STAGES;
-            if (lane == 0) barrier_expect(&s.full[stage], tiles * BLOCK_BYTES + GROUP_SLICE * 2);
+            barrier_wait(&s.empty[stage], slice / STAGES % 2 ^ 1);
+            if (lane == 0) {
+                barrier_expect(&s.full[stage], tiles * BLOCK_BYTES + GROUP_SLICE * 2);
+                bulk_copy(s.stages[stage].columns, columns + (i64)slice * GROUP_SLICE, GROUP_SLICE * 2,
+                          &s.full[stage]);
+            }
             __syncwarp();
             if (lane < tiles)
                 bulk_copy(s.stages[stage].weights[lane], weights + ((i64)lane * slices + slice) * BLOCK_BYTES,
                           BLOCK_BYTES, &s.full[stage]);
-        };
-        for (int slice = 0; slice < min(STAGES, slices); slice++) fetch_weights(slice);
-            for (int slice = 0; slice < slices; slice++) {
-            int stage = slice % STAGES;
-            if (slice >= STAGES) {
-                barrier_wait(&s.empty[stage], slice / STAGES % 2 ^ 1);
-                fetch_weights(slice);
-            }
-            if (lane == 0)
-                bulk_copy(s.stages[stage].columns, columns + (i64)slice * GROUP_SLICE, GROUP_SLICE * 2,
-                          &s.full[stage]);
         }
     }
 
@@ -151,14 +145,14 @@ struct Wide {
             barrier_fence();
         }
         __syncthreads();
-            if (warp == WIDE_WARPS) {
-            fetch(s, columns + (i64)blockIdx.y * slices * GROUP_SLICE, weights + first_tile * slices * BLOCK_BYTES, here,
-                  slices);
+        if (warp == WIDE_WARPS) {
+            columns += (i64)blockIdx.y * slices * GROUP_SLICE, weights += first_tile * slices * BLOCK_BYTES;
+            fetch(s, columns, weights, here, slices);
             return;
         }
         Products p;
         multiply_slices(p, s, slices);
-    #pragma unroll
+#pragma unroll
         for (int m = 0; m < DOWN; m++)
 #pragma unroll
             for (int n = 0; n < ACROSS; n++)
@@ -267,7 +261,6 @@ extern "C" __global__ void __launch_bounds__(32 * SELECT_WARPS)
 }
 
 constexpr int SCAN_THREADS = 256;
-
 constexpr int OWN = N_PITCH / PARTS;
 
 // Step sizes, scan and gate of one layer: PARTS neighbouring threads walk a channel of the sequences that begin in WALK
