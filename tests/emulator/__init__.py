@@ -63,7 +63,6 @@ class _Launch(ctypes.Structure):
         ("memory", ctypes.POINTER(_Memory)),
         ("memories", ctypes.c_size_t),
         ("ordered", ctypes.c_uint),
-        ("early", ctypes.c_uint),
     )
 
 
@@ -79,7 +78,6 @@ class Emulated:
         threads: int,
         *arguments: Tensor | int | float | bytes | ctypes.Structure | None,
         shared: int = 0,
-        early: bool = False,
         seed: int = 0,
         seconds: float = 60.0,
         races: bool = False,
@@ -90,7 +88,6 @@ class Emulated:
         Seed 0 runs threads in order and completes asynchronous copies as late as possible; others shuffle both.
         With `races`, some ten times slower, every access to memory is checked: against those of other threads that no
         barrier orders, and against the extent of the arguments' tensors or, where structs hold pointers, of `memory`.
-        An `early` launch is only ordered after the one before it, which must be checked for races too, where it waits.
         Raises EmulationError for what the kernel does wrong, or after `seconds` of processor time.
         """
         library = _library(self.sources, self.defines, races)
@@ -117,7 +114,6 @@ class Emulated:
                 extents,
                 len(known or ()),
                 races,
-                early,
             )
         )
         said = entry(ctypes.byref(launch))

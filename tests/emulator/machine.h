@@ -125,7 +125,6 @@ void acquire(const Knowledge& from);
 void complete(const Block& home, Barrier& barrier);
 void copy(void* shared, const void* global, unsigned bytes, const Barrier& barrier, const Frame* site);
 void check(const void* address, size_t bytes, bool write, const Frame* site);
-void wait_for_previous();
 void forget(const void* memory, size_t bytes);
 }  // namespace order
 

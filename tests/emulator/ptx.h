@@ -120,18 +120,10 @@ EMULATED void fence_proxy_async_shared_cta() {}
 
 // Between blocks.
 EMULATED void st_relaxed_gpu_global_u64(void* to, u64 v) { send(to, v, 8); }
-EMULATED void st_relaxed_gpu_global_u32(void* to, unsigned v) { send(to, v, 4); }
 EMULATED void ld_relaxed_gpu_global_v2_u64(u64& a, u64& b, const void* from) {
     u64 v[2];
     receive(v, from, 8, 2);
     a = v[0], b = v[1];
 }
-EMULATED void ld_relaxed_gpu_global_v4_u32(unsigned& a, unsigned& b, unsigned& c, unsigned& d, const void* from) {
-    unsigned v[4];
-    receive(v, from, 4, 4);
-    a = v[0], b = v[1], c = v[2], d = v[3];
-}
-EMULATED void griddepcontrol_launch_dependents() {}
-EMULATED void griddepcontrol_wait() { wait_for_previous(); }
 
 }  // namespace emulated::ptx

@@ -24,10 +24,9 @@ constexpr unsigned GRAIN = 2, CELLS = PAGE / GRAIN;
 char* stacks;
 size_t stack_bytes;
 std::unordered_map<uintptr_t, Cell*> pages;
-Knowledge nothing, everything_before;  // at the start of a launch: whether those before have ended
+Knowledge everything_before;  // at the start of a launch: those before have ended
 std::vector<unsigned> times;           // by timeline
 std::vector<uint64_t> owners;          // block << 32 | thread; all ones: an mbarrier
-unsigned first;                        // timeline of this launch; those below are of launches that may not have ended
 constexpr uint64_t A_BARRIER = ~0ull;
 bool active() { return machine->launch->ordered; }
 
@@ -50,7 +49,6 @@ void add_own(Clock& clock, const Thread& thread) {
 bool before(const Event& event, const Thread& me) {
     if (event.time == 0 || event.timeline == me.timeline) return true;
     const Clock& seen = *me.seen;
-    if (event.timeline < first) return seen[0];
     size_t i = event.timeline - me.home->first_timeline + 1;
     return event.timeline >= me.home->first_timeline && i < seen.size() && seen[i] >= event.time;
 }
@@ -88,7 +86,6 @@ void describe(const Thread& me, const char* address) {
         trail(me).c_str(), other_wrote ? "written" : "read");
     if (owners[other.timeline] == A_BARRIER) say(" by an asynchronous copy");
     else say(" by block %u, thread %u", (unsigned)(owners[other.timeline] >> 32), (unsigned)owners[other.timeline]);
-    if (other.timeline < first) say(" of a launch before");
     say(" @%p@, and nothing orders the two", other.site);
     machine->failed = true;
     siglongjmp(machine->escape, -1);
@@ -148,26 +145,22 @@ void access(const void* address, size_t bytes, bool write, const Frame* site) {
 
 void begin(char* from, size_t bytes) {
     stacks = from, stack_bytes = bytes;
-    if (!machine->launch->early || !active()) {
-        for (auto& [page, cells] : pages) delete[] cells;
-        last_cells = nullptr;
-        pages.clear(), times.clear(), owners.clear();
-    }
-    first = (unsigned)times.size();
-    nothing = std::make_shared<Clock>(1, 0), everything_before = std::make_shared<Clock>(1, 1);
+    for (auto& [page, cells] : pages) delete[] cells;
+    last_cells = nullptr;
+    pages.clear(), times.clear(), owners.clear();
+    everything_before = std::make_shared<Clock>(1, 1);
 }
 void start_block(Block& block) {
     if (!active()) return;
     block.first_timeline = (unsigned)times.size();
     for (Thread* thread : block.threads) {
         thread->timeline = block.first_timeline + thread->index;
-        thread->seen = machine->launch->early ? nothing : everything_before;
+        thread->seen = everything_before;
         owners.push_back((uint64_t)block.number << 32 | thread->index);
     }
     owners.resize(owners.size() + BARRIERS, A_BARRIER);
     times.resize(owners.size(), 1);
 }
-void wait_for_previous() { acquire(everything_before); }
 void start_barrier(Block& home, Barrier& barrier) {
     if (!active()) return;
     if (home.barriers.size() > BARRIERS) fail("races are found among at most %u barriers of a block", BARRIERS);
@@ -214,7 +207,7 @@ void copy(void* shared, const void* global, unsigned bytes, const Barrier& barri
     check_bounds(me, (const char*)global, bytes, false);
     access_cells(me, (const char*)global, bytes, false, now);
     for (uintptr_t grain = (uintptr_t)global / GRAIN; grain < ((uintptr_t)global + bytes) / GRAIN; grain++)
-        if (const Event& write = cells(grain / CELLS)[grain % CELLS].write; write.time && write.timeline >= first)
+        if (const Event& write = cells(grain / CELLS)[grain % CELLS].write; write.time)
             fail("bulk_copy reads what threads of this launch wrote, which needs a fence between the two proxies");
     access_cells(me, (const char*)shared, bytes, true, now);
     for (uintptr_t grain = (uintptr_t)shared / GRAIN; grain < ((uintptr_t)shared + bytes) / GRAIN; grain++)

@@ -37,7 +37,6 @@ struct Launch {  // filled by __init__.py
     const Memory* memory;  // all that the kernel may touch; null: anything
     size_t memories;
     unsigned ordered;  // whether races are looked for, in a kernel compiled with -fsanitize=thread
-    unsigned early;    // whether it may begin before the launch ahead of it has ended
 };
 
 struct Kernel {
@@ -62,7 +61,6 @@ void barrier_init(unsigned long long* barrier, unsigned arrivals);
 void barrier_arrive(unsigned long long* barrier, unsigned bytes);
 void barrier_wait(unsigned long long* barrier, unsigned parity);
 void bulk_copy(void* shared, const void* global, unsigned bytes, unsigned long long* barrier);
-void wait_for_previous();
 // Relaxed: seen by others some time, in any order. A thread that keeps on receiving the same waits for news.
 void send(void* place, unsigned long long value, unsigned bytes);
 void receive(void* to, const void* place, unsigned bytes, unsigned count);

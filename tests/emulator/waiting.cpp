@@ -136,7 +136,6 @@ void bulk_copy(void* shared, const void* global, unsigned bytes, unsigned long l
 }
 
 // Launches run one after the other, but only what follows this is known to.
-void wait_for_previous() { order::wait_for_previous(); }
 
 // Two letters to the same place arrive in order.
 void deliver(size_t which) {
