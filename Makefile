@@ -8,11 +8,12 @@ READY := .venv/.ready
 RUN := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu lint format bench clean
+.PHONY: help setup demo test test-random test-gpu lint format bench clean
 
 help:
 	@echo "make demo      train, evaluate and generate in about five minutes"
 	@echo "make test      the tests that need no GPU"
+	@echo "make test-random  the property tests on examples of their own, other ones in every run"
 	@echo "make test-gpu  the tests that need one"
 	@echo "make lint      ruff and mypy"
 	@echo "make format    ruff's formatter"
@@ -32,6 +33,9 @@ demo: $(READY)
 # one torch thread a worker: two workers with two threads each would fight for the cores
 test: $(READY)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2
+
+test-random: $(READY)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --hypothesis-profile random -m "hypothesis and not gpu"
 
 test-gpu: $(READY)
 	$(RUN) -m pytest -q -m gpu

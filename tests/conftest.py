@@ -5,9 +5,11 @@ import os
 import pytest
 from hypothesis import settings
 
-# Tests state no timing: a busy machine must not turn a true property into a failure.
-settings.register_profile("untimed", deadline=None)
-settings.load_profile("untimed")
+# Tests state no timing: a busy machine must not turn a true property into a failure. Examples are the same in every
+# run, so that a change is judged by what it does; `make test-random` looks for new ones.
+settings.register_profile("same", deadline=None, derandomize=True)
+settings.register_profile("random", deadline=None, print_blob=True)
+settings.load_profile("same")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -148,7 +148,8 @@ def test_a_file_that_is_cut_short_is_named(suffix, data, tmp_path_factory):
         Corpus.open([path])
 
 
-@given(where=st.integers(0, 511))
+# byte 155 comes after the NUL that ends the checksum: it says nothing
+@given(where=st.integers(0, 511).filter(lambda where: where != 155))
 @settings(FEW)
 def test_a_damaged_archive_header_is_named_wherever_it_is(where, tmp_path_factory):
     archive = bytearray(tar([("a", b"x" * 600), ("b", b"y" * 600)], tarfile.GNU_FORMAT))
