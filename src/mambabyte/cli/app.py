@@ -6,8 +6,10 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter, Token, convert
 
 from mambabyte import __version__
 from mambabyte.cli.console import UsageError, complain
@@ -36,6 +38,7 @@ def build_app() -> App:
         version=__version__,
         result_action="return_value",
         suppress_keyboard_interrupt=False,  # `run` says so in our words
+        default_parameter=Parameter(converter=_converted),
     )
     for verb, summary in VERBS.items():
         app.command(f"mambabyte.cli.{verb}:{verb}", name=verb, help=summary)
@@ -76,6 +79,18 @@ def run(argv: Sequence[str] | None = None) -> int:
         complain(str(error) or type(error).__name__)
         return 1
     return 0
+
+
+def _converted(hint: Any, tokens: Sequence[Token]) -> Any:
+    """The value of an option, as cyclopts has it, except that cyclopts would round 12.5 to an integer."""
+    return _integer(tokens[0].value) if hint is int else convert(hint, tokens)
+
+
+def _integer(text: str) -> int:
+    for base in (10, 0):  # 0 is for those that say theirs, as 0xff does
+        with suppress(ValueError):
+            return int(text, base)
+    raise ValueError(f'"{text}" is not a whole number; give one in digits, such as 300')
 
 
 def _speak() -> None:
