@@ -11,7 +11,7 @@ CPU, PLENTY = torch.device("cpu"), 1 << 40
 
 
 def chosen(preset: str, corpus: int = PLENTY, **given: object) -> Recipe:
-    return choose(TrainConfig(preset=preset, **given), CPU, corpus)  # type: ignore[arg-type]
+    return choose(TrainConfig(preset=preset, **given), PRESETS[preset], CPU, corpus)  # type: ignore[arg-type]
 
 
 def test_the_353m_model_gets_the_papers_recipe() -> None:
@@ -46,8 +46,9 @@ def test_context_fits_the_corpus_and_micro_batch_the_batch() -> None:
 
 def test_a_choice_chosen_again_is_the_same() -> None:
     config = TrainConfig(preset="mambabyte-5m")
-    first = choose(config, CPU, PLENTY)
-    assert choose(dataclasses.replace(config, **dataclasses.asdict(first)), CPU, PLENTY) == first
+    first = choose(config, config.architecture(), CPU, PLENTY)
+    again = dataclasses.replace(config, **dataclasses.asdict(first))
+    assert choose(again, config.architecture(), CPU, PLENTY) == first
 
 
 def test_a_model_too_large_for_the_memory_recomputes_its_layers() -> None:

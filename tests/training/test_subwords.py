@@ -1,5 +1,6 @@
 """A drafter is trained as a byte model is: it resumes without a trace, and its figures are in bytes."""
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 import mambabyte as mb
-from mambabyte.data import Corpus, SubwordWindows, Windows
+from mambabyte.data import Corpus, Subwords, SubwordWindows, Windows
 from mambabyte.evaluation import evaluator
 from mambabyte.models import SubwordLM
 from mambabyte.training import train
@@ -32,6 +33,20 @@ def test_learns_a_vocabulary_and_a_model_of_it(tmp_path: Path) -> None:
     assert result.bytes <= 60 * 4 * 60
     again = mb.evaluate(drafter, asked.data, xz=False)
     assert again.bits_per_byte == pytest.approx(held_out, rel=1e-6)
+
+
+def test_the_recipe_is_that_of_the_subwords_that_were_learnt(tmp_path: Path) -> None:
+    """Four documents hold a few hundred subwords, whatever is asked for: no run is tuned for a larger model."""
+
+    def recipe(asked: int, out: str, steps: int = 1) -> dict[str, object]:
+        choices = {"batch": None, "context": None, "micro_batch": None, "learning_rate": None}
+        run = train(config(tmp_path, out, steps=steps, tokenizer=asked, **choices)).out
+        saved = json.loads((run / "train.json").read_text())
+        return {name: saved[name] for name in choices}
+
+    learnt = len(Subwords.of(Corpus.open((corpus(tmp_path / "data"),)), 1 << 20))
+    assert learnt < 1000
+    assert recipe(1 << 20, "more") == recipe(learnt, "as-many") == recipe(1 << 20, "more", steps=2)
 
 
 def test_the_loss_is_the_price_of_the_bytes_that_are_spelt(tmp_path: Path) -> None:

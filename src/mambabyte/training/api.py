@@ -81,9 +81,11 @@ def train(
     listener = listener or Listener()
     with StopRequest() as stop, contextlib.ExitStack() as stack:
         stack.callback(listener.close)
-        plan = _plan(config)
-        earlier = _claim(plan, resume, listener, stack)
-        plan = _with_subwords(plan, earlier, listener)
+        data = _open(config)
+        stack.enter_context(_locked(config))
+        earlier = None if resume == "never" else _newest(config)
+        plan = _plan(config, data, earlier, listener)
+        _claim(plan, earlier, resume, listener)
         learner, meter, position = _begin(plan) if earlier is None else _go_on(plan, earlier)
         if plan.chosen.checkpoint_activations:
             stack.enter_context(checkpointed(learner.model))
@@ -122,25 +124,19 @@ def train(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Plan:
-    """A config with nothing left open, and what it names opened; nothing is written yet.
-
-    `subwords` are None where bytes are learnt, and until `_with_subwords` has been asked.
-    """
+    """A config with nothing left open, and what it names opened; `subwords` are None where bytes are learnt."""
 
     config: TrainConfig
     chosen: recipe.Recipe
+    architecture: ByteLMConfig
     device: torch.device
     windows: Windows
     data: Mapping[str, str]  # what must be the same for a resumed run to read the same bytes in the same order
-    subwords: Subwords | None = None
+    subwords: Subwords | None
 
     @property
     def run(self) -> Path:
         return Path(self.config.out)
-
-    def architecture(self) -> ByteLMConfig:
-        asked = self.config.architecture()  # of a small corpus fewer subwords are learnt than were asked for
-        return asked if self.subwords is None else dataclasses.replace(asked, vocab_size=len(self.subwords))
 
     def batches(self) -> Batches:
         return self.windows if self.subwords is None else SubwordWindows(self.windows, self.subwords)
@@ -149,33 +145,69 @@ class _Plan:
         return model if self.subwords is None else SubwordLM(model, self.subwords)
 
 
-def _plan(config: TrainConfig) -> _Plan:
-    corpus = Corpus.open(config.data)
-    device = precision.choose_device(config.device)
-    chosen = recipe.choose(config, device, corpus.nbytes)
+def _open(config: TrainConfig) -> tuple[Corpus, torch.device]:
+    config.architecture()  # raises before the data are read
+    return Corpus.open(config.data), precision.choose_device(config.device)
+
+
+def _locked(config: TrainConfig) -> contextlib.AbstractContextManager[None]:
+    run = Path(config.out)
+    run.mkdir(parents=True, exist_ok=True)
+    return locked(run)
+
+
+def _newest(config: TrainConfig) -> Path | None:
+    """The checkpoint to go on from, if the run folder has any."""
+    run = Path(config.out)
+    try:
+        return runs.newest(run) if runs.is_run(run) else None
+    except ValueError as error:
+        raise ValueError(f"{error}; --resume never begins again and keeps the damaged ones") from error
+
+
+def _plan(config: TrainConfig, data: tuple[Corpus, torch.device], earlier: Path | None, listener: Listener) -> _Plan:
+    corpus, device = data
+    subwords = _subwords(config, corpus, earlier, listener)
+    architecture = config.architecture()
+    if subwords is not None:  # of a small corpus fewer are learnt than were asked for
+        architecture = dataclasses.replace(architecture, vocab_size=len(subwords))
+    chosen = recipe.choose(config, architecture, device, corpus.nbytes)
     windows = Windows(corpus, context=chosen.context, batch=chosen.batch, seed=config.seed, carry=config.carry_state)
-    config = dataclasses.replace(config, **dataclasses.asdict(chosen))
-    data = {"fingerprint": corpus.fingerprint, "order": windows.order.name}
-    return _Plan(config=config, chosen=chosen, device=device, windows=windows, data=data)
+    return _Plan(
+        config=dataclasses.replace(config, **dataclasses.asdict(chosen)),
+        chosen=chosen,
+        architecture=architecture,
+        device=device,
+        windows=windows,
+        data={"fingerprint": corpus.fingerprint, "order": windows.order.name},
+        subwords=subwords,
+    )
 
 
-def _claim(plan: _Plan, resume: str, listener: Listener, stack: contextlib.ExitStack) -> Path | None:
-    """Lock the run folder and leave in it only what this run goes on from: that checkpoint, or None to begin."""
-    plan.run.mkdir(parents=True, exist_ok=True)
-    stack.enter_context(locked(plan.run))
+def _subwords(config: TrainConfig, corpus: Corpus, earlier: Path | None, listener: Listener) -> Subwords | None:
+    """The vocabulary, if there is one: that of the run, or one learnt from the data."""
+    if config.tokenizer is None:
+        return None
+    if earlier is not None and snapshots.read(earlier).config.tokenizer is not None:
+        return Subwords.load(earlier)
+    subwords = Subwords.of(corpus, config.tokenizer)
+    listener.message(f"{len(subwords):,} subwords learnt from the data")
+    return subwords
+
+
+def _claim(plan: _Plan, earlier: Path | None, resume: str, listener: Listener) -> None:
+    """Leave in the run folder only what this run goes on from, that checkpoint or nothing, and what it was asked for.
+
+    Raises ValueError if the checkpoint is of another run.
+    """
+    if earlier is not None:
+        _check_same(plan, snapshots.read(earlier))
     if resume == "never":
         aside = runs.set_aside(plan.run, (METRICS, CONFIG, "tensorboard"))
         if aside is not None:
             listener.message(f"the earlier run in {plan.run} is now in {aside}")
-    try:
-        earlier = runs.newest(plan.run) if runs.is_run(plan.run) else None
-    except ValueError as error:
-        raise ValueError(f"{error}; --resume never begins again and keeps the damaged ones") from error
-    if earlier is not None:
-        _check_same(plan, snapshots.read(earlier))
     runs.tidy(plan.run, earlier)
     write_text(plan.run / CONFIG, json.dumps(configs.to_dict(plan.config), indent=2) + "\n")
-    return earlier
 
 
 def _check_same(plan: _Plan, snapshot: Snapshot) -> None:
@@ -193,22 +225,10 @@ def _check_same(plan: _Plan, snapshot: Snapshot) -> None:
         )
 
 
-def _with_subwords(plan: _Plan, earlier: Path | None, listener: Listener) -> _Plan:
-    """The plan with its vocabulary, if it has one: that of the run, or one learnt from the data."""
-    size = plan.config.tokenizer
-    if size is None:
-        return plan
-    if earlier is not None:
-        return dataclasses.replace(plan, subwords=Subwords.load(earlier))
-    subwords = Subwords.of(plan.windows.corpus, size)
-    listener.message(f"{len(subwords):,} subwords learnt from the data")
-    return dataclasses.replace(plan, subwords=subwords)
-
-
 def _begin(plan: _Plan) -> tuple[Learner, Meter, Position]:
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(plan.config.seed)
-        model = ByteLM(plan.architecture())
+        model = ByteLM(plan.architecture)
     return _learner(plan, model), Meter(plan.device), Position()
 
 

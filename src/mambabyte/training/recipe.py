@@ -41,9 +41,8 @@ class Recipe:
         return Budget(minutes=self.minutes, steps=self.steps, bytes=self.bytes)
 
 
-def choose(config: TrainConfig, device: torch.device, corpus_bytes: int) -> Recipe:
-    """Every open value of `config` for its model on `device`; what the config says stays as it is."""
-    architecture = config.architecture()
+def choose(config: TrainConfig, architecture: ByteLMConfig, device: torch.device, corpus_bytes: int) -> Recipe:
+    """Every open value of `config` for a model of `architecture` on `device`; what the config says stays as it is."""
     parameters = model_cost(architecture).parameters
     batch, context = _geometry(parameters)
     context *= 1 if config.tokenizer is None else BYTES_PER_SUBWORD
