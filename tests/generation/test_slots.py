@@ -1,9 +1,11 @@
 """Who stands in which slot: memory is moved as the columns say, and every row has what it read."""
 
+import copy
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mambabyte.generation.slots import Slots
+from mambabyte.generation.slots import Column, Slots
 
 ACTIONS = st.lists(st.tuples(st.sampled_from("jfrrrbl"), st.integers(0, 5), st.integers(1, 5)), max_size=40)
 
@@ -37,15 +39,19 @@ class Rows:
 
     def read(self, rows: list[int], count: int) -> None:
         """One call: its columns happen in any order but that of a row's own, so none writes what another row reads."""
-        columns = {row: self.slots.read(row, range(97, 97 + count)) for row in rows}
-        written = [column.after for each in columns.values() for column in each]
-        assert len(written) == len(set(written))
+        data = [range(97, 97 + (count if row % 2 else 1)) for row in rows]
+        alone = copy.deepcopy(self.slots)
+        one_by_one = [column for row, ids in zip(rows, data, strict=True) for column in alone.read(row, ids)]
+        found = [Column(*column) for column in zip(*self.slots.read_all(rows, data), strict=True)]
+        assert found == one_by_one
+        assert len({column.after for column in found}) == len(found)
+        columns = {row: [found.pop(0) for _ in ids] for row, ids in zip(rows, data, strict=True)}
         for row, each in columns.items():
             theirs = {column.after for other in columns if other != row for column in columns[other]}
             assert not theirs & {column.before for column in each}
             self.lately.pop(row, None)
-            if count > 1:
-                self.lately[row] = (self.texts[row], count)
+            if len(each) > 1:
+                self.lately[row] = (self.texts[row], len(each))
             for column in each:
                 self.memory[column.after] = self.memory[column.before] + chr(column.id)
                 self.texts[row] += chr(column.id)
