@@ -7,6 +7,7 @@ float32. A column's results do not depend on the columns beside it, to the last 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import cast
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mambabyte.generation.engine import Ids, Logits, why_unequal
-from mambabyte.generation.slots import Column, Slots
+from mambabyte.generation.slots import Columns, Slots
 from mambabyte.layers.mamba import MambaState
 from mambabyte.models import ByteLM, ByteLMState
 from mambabyte.models.byte_lm import BYTES
@@ -95,24 +96,32 @@ class CudaEngine:
 
     def read(self, rows: Sequence[int], data: Sequence[Ids]) -> list[Logits]:
         """See `Engine.read`."""
-        columns = [column for row, ids in zip(rows, data, strict=True) for column in self._slots.read(row, ids)]
+        columns = self._slots.read_all(rows, data)
         self._grow()
         with torch.cuda.device(self._device):
             logits = self._run(columns)
-        return np.split(logits, np.cumsum([len(ids) for ids in data])[:-1]) if len(data) > 1 else [logits]
+        if len(logits) == len(data):
+            return list(logits[:, None])
+        ends = accumulate(map(len, data))
+        return [logits[end - len(ids) : end] for ids, end in zip(data, ends, strict=True)]
 
-    def _run(self, columns: list[Column]) -> Logits:
-        most = self._few[-1].columns
+    def _run(self, columns: Columns) -> Logits:
+        count, most = len(columns.ids), self._few[-1].columns
         runs: _Few | _Many
-        if len(columns) <= PIECES * most:
-            runs = next((few for few in self._few if few.columns >= len(columns)), self._few[-1])
+        if count <= PIECES * most:
+            runs = next((few for few in self._few if few.columns >= count), self._few[-1])
             step = runs.columns
         else:
             step = MOST_WIDE
-            runs = self._many_for(min(len(columns), step))
-        pieces = [columns[i : i + step] for i in range(0, len(columns), step)]
-        logits = [runs.run(piece, self._weights, self._ssm, self._conv) for piece in pieces]
-        return logits[0] if len(logits) == 1 else np.concatenate(logits)
+            runs = self._many_for(min(count, step))
+        states = self._weights, self._ssm, self._conv
+        if count <= step:
+            return runs.run(columns, *states)
+        logits = np.empty((count, self.outputs), np.float32)
+        for start in range(0, count, step):
+            piece = slice(start, start + step)
+            logits[piece] = runs.run(Columns(*(each[piece] for each in columns)), *states)
+        return logits
 
     def _many_for(self, columns: int) -> _Many:
         size = 1 << (columns - 1).bit_length()
@@ -158,14 +167,14 @@ class _Few:
         self._logits = torch.zeros(columns, outputs, pin_memory=True)
         self._read = self._logits.numpy()
 
-    def run(self, columns: list[Column], weights: Weights, ssm: Tensor, conv: Tensor) -> Logits:
-        """The logits after each column."""
+    def run(self, columns: Columns, weights: Weights, ssm: Tensor, conv: Tensor) -> Logits:
+        """The logits after each column, in memory that the next run overwrites."""
         if self._model is None or self._model.ssm != ssm.data_ptr():
             self._model = persistent.model(weights, self._mail, ssm, conv, self._logits, self._cut.sizes.layers)
-        batch, tag = persistent.batch(columns, self.columns), self._mail.next_tag()
+        batch, tag = persistent.batch(*columns, capacity=self.columns), self._mail.next_tag()
         self._kernel.together(self._cut.blocks, persistent.THREADS, self._model, batch, tag, shared=self._cut.shared)
         torch.cuda.current_stream().synchronize()
-        return self._read[: len(columns)].copy()
+        return self._read[: len(columns.ids)]
 
 
 class _Many:
@@ -174,32 +183,31 @@ class _Many:
     def __init__(self, sizes: Sizes, columns: int, outputs: int, device: torch.device) -> None:
         self._wide = Wide(sizes, columns, outputs, device)
         self._batch = torch.zeros(self._wide.batch.shape, dtype=torch.int32, pin_memory=True)
+        self._filled = self._batch.numpy().reshape(3, -1)  # id, begin and after of each column
         self._logits = torch.zeros(columns, outputs, pin_memory=True)
         self._read = self._logits.numpy()
         self._graph: torch.cuda.CUDAGraph | None = None
         self._states = 0
 
-    def run(self, columns: list[Column], weights: Weights, ssm: Tensor, conv: Tensor) -> Logits:
-        """The logits after each column."""
+    def run(self, columns: Columns, weights: Weights, ssm: Tensor, conv: Tensor) -> Logits:
+        """The logits after each column, in memory that the next run overwrites."""
         if self._graph is None or self._states != ssm.data_ptr():
             self._graph, self._states = self._capture(weights, ssm, conv), ssm.data_ptr()
         self._fill(columns)
         self._graph.replay()
         self._logits.copy_(self._wide.logits, non_blocking=True)
         torch.cuda.current_stream().synchronize()
-        return self._read[: len(columns)].copy()
+        return self._read[: len(columns.ids)]
 
-    def _fill(self, columns: list[Column]) -> None:
+    def _fill(self, columns: Columns) -> None:
         """The rest of the columns read and write the scratch slot, each by itself."""
-        everything = [*columns, *[Column(0, SCRATCH, SCRATCH)] * (self._wide.columns - len(columns))]
-        filled = self._batch.numpy().reshape(3, -1)
-        filled[0] = [column.id for column in everything]
-        filled[1] = begins(everything)
-        filled[2] = [column.after for column in everything]
+        count = len(columns.ids)
+        self._filled[:, :count] = columns.ids, begins(columns.before, columns.after), columns.after
+        self._filled[:, count:] = [[0], [SCRATCH], [SCRATCH]]
         self._wide.batch.copy_(self._batch, non_blocking=True)
 
     def _capture(self, weights: Weights, ssm: Tensor, conv: Tensor) -> torch.cuda.CUDAGraph:
-        self._fill([])
+        self._fill(Columns([], [], []))
         self._wide.run(weights, ssm, conv)  # compiles and loads, which a capture cannot
         torch.cuda.current_stream().synchronize()
         graph = torch.cuda.CUDAGraph()

@@ -115,7 +115,7 @@ def few(stack: Stack, capacity: int, *, seed: int = 0, blocks: int = 10) -> Resu
     for start in range(0, len(COLUMNS), capacity):
         logits = results.logits[start : start + capacity]
         model = persistent.model(stack.packed, mail, results.ssm, results.conv, logits, s.layers)
-        batch = persistent.batch(COLUMNS[start : start + capacity], capacity)
+        batch = persistent.batch(*zip(*COLUMNS[start : start + capacity], strict=True), capacity=capacity)
         memory = [v for owner in (stack.packed, mail, results) for v in vars(owner).values() if isinstance(v, Tensor)]
         arguments = (model, batch, mail.next_tag())
         options = {"shared": cut.shared, "seed": seed, "races": True, "memory": memory}
@@ -127,8 +127,9 @@ def many(stack: Stack, *, seed: int = 0) -> Results:
     """By the kernels for many columns."""
     results, s = stack.fresh(), stack.sizes
     plan = wide.Wide(s, len(COLUMNS), s.V, CPU)
-    ids, after = ([column[i] for column in COLUMNS] for i in (0, 2))
-    plan.batch.copy_(torch.tensor([ids, wide.begins(COLUMNS), after], dtype=torch.int32).flatten())
+    ids, before, after = zip(*COLUMNS, strict=True)
+    batch = [*ids, *wide.begins(before, after), *after]
+    plan.batch.copy_(torch.tensor(batch, dtype=torch.int32))
     plan.logits.fill_(torch.nan)
     with pytest.MonkeyPatch.context() as patch:
         gpu.pretend(patch, seed=seed, races=True)

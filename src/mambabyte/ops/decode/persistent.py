@@ -2,6 +2,7 @@
 
 import ctypes
 import dataclasses
+from array import array
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 
@@ -107,23 +108,23 @@ def batch_type(columns: int) -> type[ctypes.Structure]:
     return type("Batch", (ctypes.Structure,), {"_fields_": (*fields, ("first", ctypes.c_int * (columns + 1)))})
 
 
-def batch(columns: Sequence[tuple[int, int, int]], capacity: int) -> ctypes.Structure:
-    """The columns of a launch, each (id, slot before, slot after).
+def batch(ids: Sequence[int], before: Sequence[int], after: Sequence[int], *, capacity: int) -> ctypes.Structure:
+    """The columns of a launch: their ids and the slots before and after them.
 
     Those of a sequence are neighbours, each from the slot that the one before it went to; a column that starts and ends
     in the same slot is alone.
     """
-    filled = batch_type(capacity)()
-    rows, end, begin, first = 0, -1, -1, 0
-    for i, (number, before, after) in enumerate(columns):
-        if before != end or before == after:
-            filled.first[rows] = first = i
-            rows, begin = rows + 1, before
-        filled.id[i], filled.after[i], filled.begin[i], filled.place[i] = number, after, begin, i - first
-        end = after
-    filled.first[rows] = len(columns)
-    filled.columns, filled.rows = len(columns), rows
-    return filled
+    count, first = len(ids), 0
+    begin, place, firsts = list(before), [0] * capacity, []
+    for i, (here, there) in enumerate(zip(before, after, strict=True)):
+        if i == 0 or here != after[i - 1] or here == there:
+            first = i
+            firsts.append(i)
+        begin[i], place[i] = before[first], i - first
+    unused = [0] * (capacity - count)
+    fields = [count, len(firsts), *ids, *unused, *after, *unused, *begin, *unused, *place]
+    fields += [*firsts, count, *[0] * (capacity - len(firsts))]
+    return batch_type(capacity).from_buffer(array("i", fields))
 
 
 class Mail:

@@ -3,7 +3,9 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mambabyte.ops import nvrtc
@@ -101,10 +103,8 @@ class Wide:
             kernel(launch.grid, launch.threads, *launch.arguments, shared=launch.shared)
 
 
-def begins(columns: Sequence[tuple[int, int, int]]) -> list[int]:
-    """Of each column (id, slot before, slot after): the slot before it, or -1 where it goes on from its neighbour."""
-    found, end = [], -1
-    for _, before, after in columns:
-        found.append(-1 if before == end and before != after else before)
-        end = after
+def begins(before: Sequence[int], after: Sequence[int]) -> NDArray[np.int32]:
+    """Of each column, from its slots: the slot before it, or -1 where it goes on from the column beside it."""
+    found, ends = np.array(before, np.int32), np.array(after, np.int32)
+    found[1:][(found[1:] == ends[:-1]) & (found[1:] != ends[1:])] = -1
     return found
