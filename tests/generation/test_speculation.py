@@ -1,5 +1,6 @@
 """Speculative decoding changes the time, not the bytes: for every drafter, setting, batch and near tie."""
 
+import gc
 import itertools
 import math
 from collections import Counter
@@ -14,6 +15,7 @@ from mambabyte.generation import ByteDrafter, Cursor, LookupDrafter, generate, s
 from mambabyte.generation import engine as engines
 from mambabyte.generation.sampling import Sampler, Sampling, log_weights, probabilities
 from mambabyte.generation.speculation import LONGEST, PAUSES, Confidence, Pace, agreement
+from mambabyte.models import ByteLMState
 from tests.generation.conftest import tiny_model
 
 PROMPTS = [b"", b"a", b"abcabcabcabc", b"\xff\x00\xfe", b"the cat. the dog. the "]
@@ -158,6 +160,23 @@ def test_rewinding_is_never_having_read(model, reads, seed):
     expected = engines.prefill(model, kept)
     for (name, a), (_, b) in zip(engine.state(row).named_tensors(), expected.named_tensors(), strict=False):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4, msg=name)
+
+
+def test_a_state_that_no_rewind_can_ask_for_is_let_go(model):
+    def states():
+        return sum(type(thing) is ByteLMState for thing in gc.get_objects())
+
+    engine = engines.TorchEngine(model)
+    row = engine.join(model.init_state())
+    others = states() - 1
+    held = []
+    for data, rewound in ((b"abc", None), (b"d", None), (b"efg", 2), (b"h", None), (b"ij", None)):
+        engine.read([row], [data])
+        held.append(states() - others)
+        if rewound is not None:
+            engine.rewind(row, rewound)
+            held.append(states() - others)
+    assert held == [2, 1, 2, 1, 1, 2]
 
 
 @pytest.mark.parametrize("sampling", SETTINGS[1:], ids=str)

@@ -82,9 +82,9 @@ class Engine(Protocol):
 class TorchEngine:
     """Any model on any device, row by row: a matrix product over several rows would round differently from one row's.
 
-    A single byte is a step; several bytes are one scan resumed from the row's state. The state before a scan is held
-    until the next read. A rewind goes back to it, and the few bytes that it keeps are scanned again together with the
-    next ones, in the pass that verifies those: a rejected guess costs no pass of its own.
+    A single byte is a step; several bytes are one scan resumed from the row's state. The state before several bytes is
+    held until the next read. A rewind goes back to it, and the few bytes that it keeps are scanned again together with
+    the next ones, in the pass that verifies those: a rejected guess costs no pass of its own.
     """
 
     at_once = PREFILL_CHUNK
@@ -119,12 +119,14 @@ class TorchEngine:
         return [self._read_row(row, piece) for row, piece in zip(rows, data, strict=True)]
 
     def _read_row(self, row: int, data: Ids) -> Logits:
+        self._before.pop(row, None)
         state, backlog = self._states[row], self._backlog[row]
         everything = [*backlog, *data]
         ids = as_tensor(self.model, everything)
         if len(ids) == 1:
             return self._to_host(self.model.step_(ids, state))
-        self._before[row] = (state, everything, len(backlog))
+        if len(data) > 1:  # of one byte nothing can be taken back
+            self._before[row] = (state, everything, len(backlog))
         logits, self._states[row] = self.model(ids[None], state)
         self._backlog[row] = []
         return self._to_host(logits[0, len(backlog) :])
