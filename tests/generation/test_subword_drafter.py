@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from mambabyte.data import Subwords
 from mambabyte.generation import decoder, generate, stream
 from mambabyte.generation.constraints import utf8
+from mambabyte.generation.cursor import Cursor
 from mambabyte.generation.engine import open_engine
+from mambabyte.generation.sampling import Sampler, Sampling
 from mambabyte.generation.sorted_pieces import SortedPieces
 from mambabyte.generation.speculation import Confidence
-from mambabyte.generation.subword_drafter import SubwordDrafter
+from mambabyte.generation.subword_drafter import SubwordDrafter, SubwordGuesser
 from tests.generation.conftest import tiny_model
 
 TEXT = b"the cat sat on the mat; the dog sat on the log. caf\xc3\xa9 \xff\n" * 20
@@ -67,9 +69,6 @@ def test_the_state_follows_what_was_decided(rounds):
     """After any guesses, right up to any place, the guesser's state has read what one's has that reads all the text at
     once: the words that have ended, as the vocabulary cuts them. (It once kept the model's own cut, and guessed badly.)
     """
-    from mambabyte.generation.cursor import Cursor
-    from mambabyte.generation.sampling import Sampler, Sampling
-
     model = tiny_model(seed=6, vocab_size=len(SUBWORDS))
     drafter = SubwordDrafter(model, SUBWORDS, engine=open_engine(model, outputs=len(SUBWORDS)))
     guesser, text = drafter.begin(b"the cat sat"), b"the cat sat"
@@ -85,6 +84,25 @@ def test_the_state_follows_what_was_decided(rounds):
     ours, theirs = guesser._boundaries[0], fresh._boundaries[0]
     assert (ours.path, ours.start, ours.end, ours.chance) == (theirs.path, 0, 0, 1.0)
     np.testing.assert_allclose(ours.weights, theirs.weights, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "word", [b"a" * 200, bytes(np.random.default_rng(0).integers(97, 123, 200))], ids=["run", "letters"]
+)
+def test_each_byte_of_a_long_word_is_judged_once(word, monkeypatch):
+    """However long the word is, a byte that was decided costs one judgement, and not one in every guess after it."""
+    judged, expand = Counter(), SubwordGuesser._expand
+
+    def counting(guesser, text, start, confidence, guessing=False, then=None):
+        judged["decided" if then is not None else "guessed"] += 1
+        return expand(guesser, text, start, confidence, guessing, then)
+
+    monkeypatch.setattr(SubwordGuesser, "_expand", counting)
+    guesser = SubwordDrafter(tiny_model(seed=6, vocab_size=len(SUBWORDS)), SUBWORDS).begin(b"the ")
+    for byte in word:
+        guesser.guess(2, Cursor(Sampler(Sampling(), 0), left=99), Confidence([1.0] * 8, 0.0, 0.0))
+        guesser.read(bytes((byte,)))
+    assert 0 < judged["decided"] <= len(word)
 
 
 def test_a_word_is_a_mixture_over_its_cuts():

@@ -59,7 +59,7 @@ class SubwordDrafter:
 
 class SubwordGuesser:
     """`_rest` are the bytes decided since the last word began, and `_boundaries` those that were read in it and in what
-    was guessed to follow."""
+    was guessed to follow. In the first `_judged` bytes of the rest, every boundary that is worth it has been read."""
 
     def __init__(self, engine: Engine, subwords: Subwords, pieces: SortedPieces, text: bytes) -> None:
         self._engine, self._subwords, self._pieces = engine, subwords, pieces
@@ -67,7 +67,7 @@ class SubwordGuesser:
         context = prefill(engine.model, subwords.encode(text[:start] or DOCUMENT_START), outputs=len(subwords))
         first = self._probabilities(context.logits[0].cpu().numpy())
         self._boundaries = [Boundary((), 0, 0, engine.join(context), first, 1.0)]
-        self._rest, self._guessed = text[start:], b""
+        self._rest, self._judged, self._guessed = text[start:], 0, b""
 
     def read(self, data: bytes) -> None:
         """See `Guesser.read`."""
@@ -105,8 +105,9 @@ class SubwordGuesser:
         """Cut the words that have ended as the vocabulary does, and let the last one begin anew."""
         start = self._subwords.last_word(self._rest)
         if start == 0:
-            for length in range(1, len(self._rest)):
+            for length in range(self._judged + 1, len(self._rest)):
                 self._expand(self._rest[:length], 0, confidence, then=self._rest[length])
+                self._judged = length
             return
         path = tuple(self._subwords.encode(self._rest[:start]))
         behind = [boundary for boundary in self._boundaries if boundary.path == path[: len(boundary.path)]]
@@ -114,7 +115,7 @@ class SubwordGuesser:
         if last.path != path:
             confidence.catch_up()
             last = self._step(last, path[len(last.path) :], start, 1.0)
-        self._rest = self._rest[start:]
+        self._rest, self._judged = self._rest[start:], 0
         self._keep([last._replace(path=(), start=0, end=0, chance=1.0)])
         self._catch_up(confidence)
 
