@@ -87,7 +87,7 @@ def test_the_state_follows_what_was_decided(rounds):
 
 
 @pytest.mark.parametrize(
-    "word", [b"a" * 200, bytes(np.random.default_rng(0).integers(97, 123, 200))], ids=["run", "letters"]
+    "word", [b"a" * 200, np.random.default_rng(0).integers(97, 123, 200, np.uint8).tobytes()], ids=["run", "letters"]
 )
 def test_each_byte_of_a_long_word_is_judged_once(word, monkeypatch):
     """However long the word is, a byte that was decided costs one judgement, and not one in every guess after it."""
