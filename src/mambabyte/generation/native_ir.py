@@ -87,22 +87,22 @@ def even(size: int) -> int:
 def step(target: Target, sizes: Sizes) -> Function:
     """Write the kernel.
 
-    `before` and `after` say for every column where in `states` it finds the state and where it leaves it, in elements.
+    `before` and `after` say for every column in which slot of `states` it finds the state and in which it leaves it.
     `work` has plan.work.size elements for every column; logits are found there.
     """
     pointers = {"matrices": sizes.element, **arrays(FLOAT, "parameters", "embedding", "valid", "work", "states")}
-    pointers |= arrays(INDEX, "ids", "before", "after", "arrivals")
-    f = Function("byte_step", target, pointers, ["columns", "layers", "team"])
-    as_team(f, lambda thread: _Step(f, Plan(sizes, target.lanes), thread).write())
+    pointers |= arrays(INDEX, "ids", "before", "after", "team")
+    f = Function("byte_step", target, pointers, ["columns", "layers"])
+    as_team(f, lambda thread, threads: _Step(f, Plan(sizes, target.lanes), thread, threads).write())
     return f
 
 
 class _Step:
     """Writes the parts of the step for one thread."""
 
-    def __init__(self, f: Function, plan: Plan, thread: Int):
+    def __init__(self, f: Function, plan: Plan, thread: Int, threads: Int):
         self.f, self.plan, self.s, self.lanes = f, plan, plan.sizes, f.target.lanes
-        self.columns, threads = f.index("columns"), f.index("team")
+        self.columns, self.threads = f.index("columns"), threads
         self.shares = {
             name: (thread * groups // threads, (thread + 1) * groups // threads) for name, groups in plan.groups.items()
         }
@@ -142,7 +142,7 @@ class _Step:
         self._multiply(head, p + plan.final["head_scale"], self.s.D, "normed", "V", self._keep("logits"))
 
     def _meet(self) -> None:
-        barrier(self.f, self.f.pointer("arrivals"), self.f.index("team"))
+        barrier(self.f, self.threads)
 
     def _at(self, name: str, column: Int | int) -> Pointer:
         """A region of a column's work space."""
@@ -320,4 +320,5 @@ class _Step:
         self._own("E", one)
 
     def _state(self, which: str, column: Int) -> Pointer:
-        return self.f.pointer("states") + (self.f.pointer(which) + column).integer()
+        slot = (self.f.pointer(which) + column).integer()
+        return self.f.pointer("states") + slot * (self.f.index("layers") * self.plan.state.size)

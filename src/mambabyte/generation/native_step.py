@@ -6,8 +6,8 @@ Only matrices are narrowed. Norms, convolution, the scan's parameters, activatio
 from __future__ import annotations
 
 import functools
+import itertools
 import os
-import threading
 from collections.abc import Sequence
 from typing import Literal
 
@@ -22,7 +22,7 @@ from mambabyte.layers import State
 from mambabyte.layers.mamba import Mamba, MambaState
 from mambabyte.models import ByteLM, ByteLMState
 from mambabyte.models.byte_lm import BYTES
-from mambabyte.ops.native import Kernel
+from mambabyte.ops.crew import Task, TeamKernel
 from mambabyte.ops.panels import block, unblock
 from mambabyte.ops.target import host_target
 from mambabyte.ops.vector_ir import BFLOAT, FLOAT, INT8
@@ -37,8 +37,6 @@ COLUMNS = 64
 # Weights from which a second thread pays on a quiet machine: 1.25 times the speed at 20 MB and 1.6 at 55 MB in float32,
 # three quarters of it at 5 MB in int8 (docs/log.md).
 SHARED_BYTES = 16 << 20
-# The threads of a call wait for each other: two calls that each hold half of the pool would wait for ever.
-_one_team = threading.Lock()
 
 
 def why_not(model: ByteLM) -> str | None:
@@ -76,16 +74,22 @@ class NativeEngine:
         if weights not in ELEMENTS:
             raise ValueError(f"weights={weights!r} is not one of {', '.join(ELEMENTS)}")
         self.model, self.outputs = model, outputs
-        self._kernel, self._plan, self._buffers = _pack(model, weights)
+        kernel, self._plan, buffers = _pack(model, weights)
         if threads is None:
-            threads = min(2, torch.get_num_threads()) if self._buffers["matrices"].nbytes > SHARED_BYTES else 1
+            threads = min(2, torch.get_num_threads()) if buffers["matrices"].nbytes > SHARED_BYTES else 1
         self.threads = max(1, min(threads, os.cpu_count() or 1))
-        self._work = torch.zeros(COLUMNS, self._plan.work.size)
-        self._arrivals = torch.zeros(1, dtype=torch.int64)
         self._layers = len(model.layers)
-        self._slot_size = self._layers * self._plan.state.size
         self._slots = Slots(FIRST_SLOTS)
-        self._states = torch.zeros(FIRST_SLOTS, self._slot_size)
+        self._states = torch.zeros(FIRST_SLOTS, self._layers * self._plan.state.size)
+        work, columns = torch.zeros(COLUMNS, self._plan.work.size), torch.zeros(3, COLUMNS, dtype=torch.int64)
+        self._columns = columns.numpy()
+        start = self._plan.work["logits"]
+        self._logits = work.numpy()[:, start : start + min(model.config.vocab_size, outputs)]
+        ids, before, after = columns
+        self._task = Task(
+            kernel, work=work, states=self._states, ids=ids, before=before, after=after, columns=0, layers=self._layers,
+            **buffers,
+        )  # fmt: skip
 
     def join(self, state: ByteLMState) -> int:
         """See `Engine.join`."""
@@ -103,22 +107,22 @@ class NativeEngine:
         """See `Engine.read`."""
         columns = [column for row, piece in zip(rows, data, strict=True) for column in self._slots.read(row, piece)]
         self._grow()
-        logits = [self._run(columns[i : i + COLUMNS]) for i in range(0, len(columns), COLUMNS)]
-        everything = np.concatenate(logits) if len(logits) > 1 else logits[0]
-        return np.split(everything, np.cumsum([len(piece) for piece in data])[:-1])
+        if len(columns) <= COLUMNS:
+            logits = self._run(columns)
+        else:
+            logits = np.concatenate(
+                [self._run(columns[i : i + COLUMNS]).copy() for i in range(0, len(columns), COLUMNS)]
+            )
+        ends = itertools.accumulate(len(piece) for piece in data)
+        return [logits[end - len(piece) : end] for end, piece in zip(ends, data, strict=True)]
 
     def _run(self, columns: list[Column]) -> np.ndarray:
-        ids, before, after = torch.tensor(columns, dtype=torch.int64).t().contiguous()
-        before, after = before * self._slot_size, after * self._slot_size
-        plan, vocabulary = self._plan, self._plan.sizes.V
-        with _one_team:
-            self._arrivals.zero_()
-            self._kernel(
-                threads=self.threads, work=self._work, states=self._states, ids=ids, before=before, after=after,
-                arrivals=self._arrivals, columns=len(columns), layers=self._layers, team=self.threads, **self._buffers,
-            )  # fmt: skip
-            start = plan.work["logits"]
-            return self._work[: len(columns), start : start + min(vocabulary, self.outputs)].numpy().copy()
+        """The logits after each column, in memory that the next run overwrites."""
+        count = len(columns)
+        self._columns[:, :count] = np.array(columns).T
+        self._task.set(columns=count)
+        self._task.run(self.threads)
+        return self._logits[:count]
 
     def rewind(self, row: int, count: int) -> None:
         """See `Engine.rewind`."""
@@ -136,7 +140,8 @@ class NativeEngine:
     def _grow(self) -> None:
         more = self._slots.count - len(self._states)
         if more:
-            self._states = torch.cat([self._states, self._states.new_zeros(more, self._slot_size)])
+            self._states = torch.cat([self._states, self._states.new_zeros(more, self._states.shape[1])])
+            self._task.set(states=self._states)
 
     def _pack_layer(self, state: State) -> Tensor:
         assert isinstance(state, MambaState)
@@ -169,11 +174,11 @@ def _sizes(model: ByteLM, weights: Weights) -> Sizes:
 
 
 @functools.lru_cache(maxsize=16)
-def _compiled(sizes: Sizes) -> Kernel:
-    return Kernel(step(host_target(), sizes))
+def _compiled(sizes: Sizes) -> TeamKernel:
+    return TeamKernel(step(host_target(), sizes))
 
 
-Packed = tuple[Kernel, Plan, dict[str, Tensor]]
+Packed = tuple[TeamKernel, Plan, dict[str, Tensor]]
 
 
 @torch.no_grad()

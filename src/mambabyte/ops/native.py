@@ -32,17 +32,16 @@ SERIAL_NANOSECONDS = 300_000
 class Kernel:
     """A compiled `Function`, called with its arguments by name.
 
-    Pointers are tensors (contiguous where the kernel says so) or None, which becomes the null pointer. The GIL is
-    released while the kernel runs.
+    Pointers are tensors (contiguous where the kernel says so), addresses or None, which becomes the null pointer. The
+    GIL is released while the kernel runs.
     """
 
     def __init__(self, source: Function):
         self.name, self.pointers, self.integers = source.name, tuple(source.pointers), source.integers
         self.scratch_bytes = source.scratch_bytes
         self._engine = _load(_object_code(source), source.target)
-        address = self._engine.get_function_address(source.name)
         kinds = [ctypes.c_void_p] * (2 + len(self.pointers)) + [ctypes.c_int64] * len(self.integers)
-        self._call = ctypes.CFUNCTYPE(None, *kinds)(address)
+        self._call = ctypes.CFUNCTYPE(None, *kinds)(self.address(source.name))
 
     def __call__(self, *, threads: int, **arguments: torch.Tensor | int | None) -> None:
         """Run on the calling thread and `threads - 1` others, which share the tasks, until all tasks are done."""
@@ -53,10 +52,14 @@ class Kernel:
         def work() -> None:
             self._call(ctypes.addressof(counter), _scratch(self.scratch_bytes), *values)
 
-        others = [_pool().submit(work) for _ in range(threads - 1)]
+        others = [pool().submit(work) for _ in range(threads - 1)]
         work()
         for other in others:
             other.result()
+
+    def address(self, name: str) -> int:
+        """Where the function of this name in the kernel's module begins."""
+        return self._engine.get_function_address(name)
 
 
 def _address(argument: torch.Tensor | int | None) -> int | None:
@@ -74,7 +77,8 @@ _executor: ThreadPoolExecutor | None = None
 _executor_lock = threading.Lock()
 
 
-def _pool() -> ThreadPoolExecutor:
+def pool() -> ThreadPoolExecutor:
+    """The threads of this process that run kernels beside the calling one."""
     global _executor
     with _executor_lock:
         if _executor is None:

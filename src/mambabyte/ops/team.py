@@ -1,4 +1,4 @@
-"""Kernels whose threads work on one task together and meet at barriers."""
+"""Writing kernels whose threads work on one task together and meet at barriers. `mambabyte.ops.crew` runs them."""
 
 from __future__ import annotations
 
@@ -8,33 +8,85 @@ from collections.abc import Callable
 import llvmlite.binding as llvm
 from llvmlite import ir
 
-from mambabyte.ops.vector_ir import I64, Function, Int, Pointer
+from mambabyte.ops.vector_ir import I64, PTR, Function, Int, Pointer
 
-# Looks at the barrier before a waiting thread lets others run. A look takes about a nanosecond; a thread that waits for
-# one that the system has put aside would otherwise burn its time slice.
+# Looks at a word of memory before a waiting thread lets others run. A look takes about a nanosecond; a thread that
+# waits for one that the system has put aside would otherwise burn its time slice.
 LOOKS = 2000
+FOR_EVER = 1 << 62
+# What a team shares, in 64-bit words: how many came to barriers, how many threads it has, how many took their number.
+ARRIVALS, SIZE, NUMBERS = range(3)
+TEAM_WORDS = 3
 
 
-def as_team(f: Function, body: Callable[[Int], None]) -> None:
-    """Write the body of `f`: each thread of the call runs body(its number) once, numbers from 0 up."""
-    body(Int(f, f.b.atomic_rmw("add", f.counter, ir.Constant(I64, 1), "monotonic")))
+def as_team(f: Function, body: Callable[[Int, Int], None]) -> None:
+    """Write the body of `f`: each thread runs body(its number, how many they are) once, numbers from 0 up.
+
+    `f` has a pointer `team` to TEAM_WORDS words. Beside the kernel, `entry_name(f)` is written: it takes the kernel's
+    arguments from an array of 64-bit words.
+    """
+    team = f.pointer("team")
+    body(add(f, team + NUMBERS, 1), (team + SIZE).integer())
     f.b.ret_void()
+    entry = ir.Function(f.module, ir.FunctionType(ir.VoidType(), [PTR]), entry_name(f))
+    b = ir.IRBuilder(entry.append_basic_block())
+    places = [b.gep(entry.args[0], [ir.Constant(I64, i)], source_etype=I64) for i in range(len(f.function.args))]
+    b.call(f.function, [b.load(at, typ=a.type) for at, a in zip(places, f.function.args, strict=True)])
+    b.ret_void()
 
 
-def barrier(f: Function, arrivals: Pointer, threads: Int) -> None:
-    """Wait until all threads have come here. `arrivals` is a 64-bit count, zero before the call, that they share."""
-    b = f.b
-    arrived = Int(f, b.atomic_rmw("add", arrivals.value, ir.Constant(I64, 1), "acq_rel"))
-    everyone = (arrived // threads + 1) * threads
+def entry_name(f: Function) -> str:
+    """The name of the function that calls a team's kernel with the arguments that an array holds."""
+    return f"{f.name}_entry"
 
-    def waiting(_: list) -> ir.Value:
-        return Int(f, b.load_atomic(arrivals.value, "acquire", 8, typ=I64)).compare("<", everyone)
+
+def barrier(f: Function, threads: Int) -> None:
+    """Wait until all threads of the team have come here."""
+    arrivals = f.pointer("team") + ARRIVALS
+    everyone = (add(f, arrivals, 1) // threads + 1) * threads
+    wait_while(f, lambda: read(f, arrivals).compare("<", everyone))
+
+
+def wait_while(f: Function, condition: Callable[[], ir.Value], looks: int = FOR_EVER) -> None:
+    """Look until the condition is false, at most so many times, letting others run now and then."""
+
+    def waiting(carry: list) -> ir.Value:
+        return f.b.and_(condition(), carry[0].compare("<", looks))
 
     def look_again(carry: list) -> list:
-        f.when((carry[0] % LOOKS).compare("==", LOOKS - 1), lambda: _let_others_run(f))
+        rest(f, carry[0])
         return [carry[0] + 1]
 
     f.repeat_while([f.number(0)], waiting, look_again)
+
+
+def rest(f: Function, looks: Int) -> None:
+    """Let other threads of the machine run after every LOOKS looks."""
+    f.when((looks % LOOKS).compare("==", LOOKS - 1), lambda: _let_others_run(f))
+
+
+# words that threads share
+
+
+def add(f: Function, word: Pointer, amount: int) -> Int:
+    """Add to a word and return what it was: writes before it are seen by whoever reads the sum."""
+    return Int(f, f.b.atomic_rmw("add", word.value, ir.Constant(I64, amount), "acq_rel"))
+
+
+def read(f: Function, word: Pointer) -> Int:
+    """A word, and with it what its writer wrote before."""
+    return Int(f, f.b.load_atomic(word.value, "acquire", 8, typ=I64))
+
+
+def write(f: Function, word: Pointer, value: Int | int) -> None:
+    """Set a word: whoever reads it sees what was written before."""
+    f.b.atomic_rmw("xchg", word.value, f.number(value).value, "release")
+
+
+def swap(f: Function, word: Pointer, expected: int, new: int) -> ir.Value:
+    """Set a word to `new` if it is `expected`; returns the bit whether it was."""
+    found = f.b.cmpxchg(word.value, ir.Constant(I64, expected), ir.Constant(I64, new), "acq_rel", "acquire")
+    return f.b.extract_value(found, 1)
 
 
 def _let_others_run(f: Function) -> None:

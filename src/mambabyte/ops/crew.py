@@ -1,0 +1,167 @@
+"""Running kernels of a team: on the calling thread and on helpers that stay awake for a moment between calls.
+
+Waking a thread that sleeps takes 40 us and more, and a step of a small model lasts 250; one that is looking at a word
+of memory begins at once. So a helper looks for the next call for about a millisecond, letting others run in between,
+before it sleeps. The leader of a call counts in the helpers that are awake and works with these; what it computes does
+not depend on how many they are.
+
+A helper is ASLEEP, WAITING, CALLED (counted in) or WORKING. It moves itself from ASLEEP to WAITING and, when its
+patience ends, back; the leader moves it from WAITING to CALLED and WORKING, and it returns to WAITING when it has
+worked.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+
+import numpy as np
+import torch
+from llvmlite import ir
+
+from mambabyte.ops.native import Kernel, pool
+from mambabyte.ops.target import host_target
+from mambabyte.ops.team import NUMBERS, SIZE, TEAM_WORDS, entry_name, read, rest, swap, wait_while, write
+from mambabyte.ops.vector_ir import INDEX, PTR, Function, Pointer, arrays
+
+ASLEEP, WAITING, CALLED, WORKING = range(4)
+# Looks at its word before a helper sleeps, and of a leader before it begins without a helper that it has woken.
+PATIENCE, WAKING = 500_000, 200_000
+# The desk, in 64-bit words: what the next call runs, then the state of each helper on a cache line of its own.
+ENTRY, ARGUMENTS, HELPERS, LINE = 0, 1, 8, 8
+WORD_BYTES = 8
+
+
+class TeamKernel:
+    """A compiled kernel that `mambabyte.ops.team.as_team` has written."""
+
+    def __init__(self, source: Function):
+        assert source.scratch_bytes == 0, f"{source.name}: threads of a team have no scratch memory"
+        self._kernel = Kernel(source)
+        self.entry = self._kernel.address(entry_name(source))
+        # behind the counter and the scratch memory of every kernel, which a team does not use
+        self.places = {name: 2 + i for i, name in enumerate((*source.pointers, *source.integers))}
+
+
+class Task:
+    """A team's kernel and its arguments by name, tensors or integers, kept from call to call."""
+
+    def __init__(self, kernel: TeamKernel, **arguments: torch.Tensor | int):
+        assert kernel.places.keys() == {*arguments, "team"}, sorted(arguments)
+        self._kernel = kernel
+        self._kept: dict[str, torch.Tensor | int] = {}
+        self._words = np.zeros(2 + len(kernel.places), np.int64)
+        self.team = torch.zeros(TEAM_WORDS, dtype=torch.int64)
+        self.set(team=self.team, **arguments)
+
+    def set(self, **arguments: torch.Tensor | int) -> None:
+        """Change some arguments."""
+        for name, value in arguments.items():
+            self._kept[name] = value
+            self._words[self._kernel.places[name]] = value if isinstance(value, int) else value.data_ptr()
+
+    def run(self, threads: int) -> None:
+        """Run on this thread and at most `threads - 1` others, without the GIL."""
+        _crew().call(self._kernel.entry, self._words.ctypes.data, self.team, min(threads, os.cpu_count() or 1) - 1)
+
+
+class _Crew:
+    """The helpers of this process, and what they look at."""
+
+    def __init__(self) -> None:
+        self._one_call = threading.Lock()  # helpers of a call wait for each other: two calls cannot share them
+        self._desk = np.zeros(HELPERS + LINE * (os.cpu_count() or 1), np.int64)
+        self._lead, self._serve = Kernel(_lead()), Kernel(_serve())
+        self._at_work: dict[int, Future[None]] = {}
+
+    def call(self, entry: int, arguments: int, team: torch.Tensor, helpers: int) -> None:
+        with self._one_call:
+            for number in range(helpers):
+                if number not in self._at_work or self._at_work[number].done():
+                    self._at_work[number] = pool().submit(self._help, number)
+            desk = self._desk.ctypes.data
+            self._lead(threads=1, desk=desk, team=team, entry=entry, arguments=arguments, helpers=helpers)
+
+    def _help(self, number: int) -> None:
+        desk = self._desk.ctypes.data
+        self._serve(threads=1, desk=desk, own=desk + WORD_BYTES * (HELPERS + LINE * number))
+
+
+@functools.cache
+def _crew() -> _Crew:
+    _register_fork_once()
+    return _Crew()
+
+
+@functools.cache
+def _register_fork_once() -> None:
+    if hasattr(os, "register_at_fork"):  # a forked child has none of the helpers, and perhaps the lock of a call
+        os.register_at_fork(after_in_child=_crew.cache_clear)
+
+
+def _lead() -> Function:
+    """Count in the helpers that wait, work with them, and wait for the last one."""
+    f = Function("mambabyte_lead", host_target(), arrays(INDEX, "desk", "team"), ["entry", "arguments", "helpers"])
+    desk, team = f.pointer("desk"), f.pointer("team")
+
+    def for_each_helper(carry: list, body: Callable[[Pointer, list], list]) -> list:
+        return f.loop(0, f.index("helpers"), carry, lambda i, carry: body(desk + HELPERS + i * LINE, carry))
+
+    def count_in(own: Pointer, carry: list) -> list:
+        wait_while(f, lambda: read(f, own).compare("==", ASLEEP), looks=WAKING)
+        return [carry[0] + f.select(swap(f, own, WAITING, CALLED), f.number(1), f.number(0))]
+
+    def begin(own: Pointer, _: list) -> list:
+        swap(f, own, CALLED, WORKING)
+        return []
+
+    def wait_for(own: Pointer, _: list) -> list:
+        wait_while(f, lambda: read(f, own).compare("==", WORKING))
+        return []
+
+    write(f, desk + ENTRY, f.index("entry"))
+    write(f, desk + ARGUMENTS, f.index("arguments"))
+    (size,) = for_each_helper([f.number(1)], count_in)
+    write(f, team + SIZE, size)
+    write(f, team + NUMBERS, 0)
+    write(f, team, 0)
+    for_each_helper([], begin)
+    _enter(f)
+    for_each_helper([], wait_for)
+    f.b.ret_void()
+    return f
+
+
+def _serve() -> Function:
+    """Look for calls and work with their leaders until none has come for a while."""
+    f = Function("mambabyte_serve", host_target(), arrays(INDEX, "desk", "own"), [])
+    own = f.pointer("own")
+
+    def work() -> None:
+        _enter(f)
+        write(f, own, WAITING)
+
+    def look(carry: list) -> list:
+        called = read(f, own).compare("==", WORKING)
+        f.when(called, work)
+        rest(f, carry[0])
+        return [f.select(called, f.number(0), carry[0] + 1)]
+
+    def serve(_: list) -> list:
+        f.repeat_while([f.number(0)], lambda carry: carry[0].compare("<", PATIENCE), look)
+        return [f.select(swap(f, own, WAITING, ASLEEP), f.number(0), f.number(1))]
+
+    on_duty = f.select(swap(f, own, ASLEEP, WAITING), f.number(1), f.number(0))
+    f.repeat_while([on_duty], lambda carry: carry[0].compare("==", 1), serve)
+    f.b.ret_void()
+    return f
+
+
+def _enter(f: Function) -> None:
+    """Call what lies on the desk."""
+    desk = f.pointer("desk")
+    function = f.b.load((desk + ENTRY).value, typ=ir.PointerType(ir.FunctionType(ir.VoidType(), [PTR])))
+    f.b.call(function, [f.b.load((desk + ARGUMENTS).value, typ=PTR)])
