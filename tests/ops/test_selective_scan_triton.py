@@ -144,6 +144,15 @@ def test_nothing_to_do(batch: int, length: int, channels: int, device: str) -> N
         assert not ours["dA"].any()
 
 
+def test_the_gradient_of_the_state_before_nothing_is_memory_of_its_own(device: str) -> None:
+    case = on(device, scan_inputs(2, 0, 4, 3))
+    _, final = selective_scan(**case | {"initial_state": case["initial_state"].requires_grad_()}, backend="triton")
+    given = torch.randn_like(final)
+    (gradient,) = torch.autograd.grad(final, case["initial_state"], given)
+    assert torch.equal(gradient, given)
+    assert gradient.data_ptr() != given.data_ptr(), "who adds to the one would change the other"
+
+
 def test_nothing_that_is_given_is_written_to(device: str) -> None:
     case = on(device, scan_inputs(2, 5, 1, 1))
     kept = {name: tensor.clone() for name, tensor in case.items()}

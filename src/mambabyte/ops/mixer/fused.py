@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mambabyte.ops.selective_scan.autograd import gradients
+
 
 class Weights(NamedTuple):
     """The parameters, named as in the contract."""
@@ -78,8 +80,8 @@ def backward(
     dout = dout.to(xz.dtype)
     dy = dout @ weights.out_proj.to(xz.dtype)
     read = (u, dt, weights.A, B, C, weights.D, z, weights.dt_bias, states.scan, states.resets)
-    gradients = kernels.scan.backward(dy, dlast, *read, checkpoints, dt_softplus=True, dz=dz, y=y)
-    du, ddt, dA, dB, dC, dD, _, dbias, dstate = gradients
+    found = gradients(kernels.scan, dy, dlast, *read, checkpoints, dt_softplus=True, dz=dz, y=y)
+    du, ddt, dA, dB, dC, dD, _, dbias, dstate = found
     assert du is not None
     assert ddt is not None
     assert dB is not None

@@ -4,6 +4,7 @@ Registered with torch.library so that torch.compile sees an opaque node instead 
 """
 
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,23 @@ from mambabyte.ops.registration import kernel_op
 def kernels(backend: str, x: Tensor, states: int) -> ModuleType:
     """The module of a backend that was chosen for x: forward, backward, step, checkpoint_shape, why_not."""
     return backends.module("selective_scan", backend, x.device, lambda module: module.why_not(x, states))
+
+
+def gradients(
+    chosen: ModuleType, dy: Tensor, dfinal: Tensor | None, x: Tensor, *inputs: Tensor | None, **options: Any
+) -> tuple[Tensor | None, ...]:
+    """Those of x, dt, A, B, C, D, z, dt_bias and the initial state, by the kernels of a backend; None for None.
+
+    `inputs` are dt, ..., the resets and the checkpoints, `options` those of the backend's `backward`. Where there is
+    nothing to scan no kernel runs: the final state was the initial one.
+    """
+    if x.numel():
+        return chosen.backward(dy, dfinal, x, *inputs, **options)
+    *tensors, first = (x, *inputs[:8])
+    dfirst = None if first is None else torch.zeros_like(first)
+    if dfirst is not None and dfinal is not None:
+        dfirst.copy_(dfinal)
+    return (*(None if t is None else torch.zeros_like(t) for t in tensors), dfirst)
 
 
 def selective_scan(
@@ -88,10 +106,9 @@ def _backward(
     dt_softplus: bool,
     backend: str,
 ) -> list[Tensor]:
-    gradients = kernels(backend, x, A.shape[1]).backward(
-        dy, dfinal, x, dt, A, B, C, D, z, dt_bias, initial_state, resets, checkpoints, dt_softplus=dt_softplus
-    )
-    return [g for g in gradients if g is not None]
+    inputs = (x, dt, A, B, C, D, z, dt_bias, initial_state, resets, checkpoints)
+    found = gradients(kernels(backend, x, A.shape[1]), dy, dfinal, *inputs, dt_softplus=dt_softplus)
+    return [g for g in found if g is not None]
 
 
 @_backward.register_fake

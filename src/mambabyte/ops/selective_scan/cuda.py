@@ -213,16 +213,11 @@ def backward(
     """Gradients of x, dt, A, B, C, D, z, dt_bias and the initial state in the dtypes of their tensors; None for None.
 
     Given `dz`, with neighbouring channels, the gradient of z is written there; given `y`, contiguous, the output of the
-    forward is written there again. Both need one dtype for x, dt, B, C and z, and z itself.
+    forward is written there again. Both need one dtype for x, dt, B, C and z, and z itself. x is not empty.
     """
     tensors = (x, dt, A, B, C, D, z, dt_bias, initial_state)
     inputs = Inputs.of(x, dt, A, B, C, D, z, dt_bias, resets, dt_softplus)
     last = None if dfinal is None else _floats(dfinal)
-    if x.numel() == 0:
-        zeros = [None if t is None else torch.zeros_like(t) for t in tensors]
-        if initial_state is not None and last is not None:
-            zeros[-1] = last.to(initial_state.dtype)
-        return tuple(zeros)
     with torch.cuda.device(x.device):
         dy = _rows(dy, inputs.x.dtype)
         outputs = Outputs(dz, y, wants_first=initial_state is not None)

@@ -175,14 +175,9 @@ def backward(
     """Gradients of x, dt, A, B, C, D, z, dt_bias and the initial state in the dtypes of their tensors; None for None.
 
     Given `dz`, with neighbouring channels, the gradient of z is written there; given `y`, contiguous, the output of the
-    forward is written there again. Both need z.
+    forward is written there again. Both need z. x is not empty.
     """
     tensors = (x, dt, A, B, C, D, z, dt_bias, initial_state)
-    if x.numel() == 0:
-        zeros = [None if t is None else torch.zeros_like(t) for t in tensors]
-        if initial_state is not None and dfinal is not None:
-            zeros[-1] = dfinal.to(initial_state.dtype)
-        return tuple(zeros)
     inputs = Inputs.of(x, dt, A, B, C, D, z, dt_bias, resets, dt_softplus)
     dz = torch.empty(z.shape, dtype=z.dtype, device=z.device) if z is not None and dz is None else dz
     with triton_support.on(x.device):
