@@ -13,6 +13,7 @@ import mambabyte as mb
 from mambabyte import config as configs
 from mambabyte.checkpoints.run import newest, steps
 from mambabyte.cli.app import run
+from mambabyte.generation.text import visible
 from tests.training.small import MODEL, corpus, curve
 
 SMALL = [
@@ -81,12 +82,12 @@ def test_people_see_evaluations_and_escaped_samples(
 ) -> None:
     held_out = tmp_path / "held.txt"
     held_out.write_bytes(b"state space \x1b[31m")
-    options = ["--held-out", str(held_out), "--sample", "state", "--evaluate-every", "2"]
+    options = ["--held-out", str(held_out), "--sample", "\tstate\udcff", "--evaluate-every", "2"]
     assert run([*setup, *options]) == 0
     out = capsys.readouterr().out
     assert out.count("bits_per_byte") == 2
-    assert out.count("sample:\nstate") == 2
-    assert all(c.isprintable() or c == "\n" for c in out)
+    assert out.count("sample:\n\tstate\\udcff") == 2, "a text keeps its tabs"
+    assert visible(out) == out
     assert "done at step 4" in out
 
 

@@ -47,3 +47,4 @@ def test_visible_text_has_no_control_characters(text):
 
 def test_escapes_show_what_was_there():
     assert visible("a\x1b[31mb\x7f\x9b\r\x00\n\té\u202e") == r"a\x1b[31mb\x7f\x9b\r\x00" + "\n\té" + r"\u202e"
+    assert visible("\udcff\u3000") == r"\udcff" + "\u3000"

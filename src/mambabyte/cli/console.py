@@ -33,5 +33,8 @@ def print_table(title: str, rows: Mapping[str, str]) -> None:
 
 
 def printable(text: str) -> str:
-    """The text with everything a terminal could act on, or could not encode, as an escape."""
+    """A name on one line: what does not print as one character is an escape.
+
+    Text that is read for itself keeps its lines, tabs and odd spaces: see `mambabyte.generation.text.visible`.
+    """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

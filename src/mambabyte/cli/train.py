@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from mambabyte.cli.console import UsageError, print_json, printable
+from mambabyte.cli.console import UsageError, print_json
 
 if TYPE_CHECKING:
     from mambabyte.models import ByteLM
@@ -198,11 +198,12 @@ def _evaluators(held_out: list[str] | None) -> "list[Evaluator]":
 
 def _sampler(prompt: str) -> "Sampler":
     from mambabyte.generation import generate
+    from mambabyte.generation.text import visible
     from mambabyte.models import SubwordLM
 
     def sampler(model: "ByteLM | SubwordLM") -> str:
         assert not isinstance(model, SubwordLM), "there is no sample of subwords"
         text = generate(model, prompt, max_bytes=SAMPLE_BYTES, temperature=0.8, seed=0)
-        return "\n".join(printable(line) for line in (prompt + text.decode(errors="replace")).split("\n"))
+        return visible(prompt + text.decode(errors="replace"))
 
     return sampler

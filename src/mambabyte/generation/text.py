@@ -24,10 +24,12 @@ class IncrementalText:
 
 
 def visible(text: str) -> str:
-    r"""The text with control characters (C0 but \n and \t, DEL, C1, bidirectional overrides) as escapes like \x1b."""
+    r"""The text with control characters (C0 but \n and \t, DEL, C1, bidirectional overrides) and lone surrogates, which
+    no encoding writes, as escapes like \x1b."""
     return "".join(c.encode("unicode_escape").decode("ascii") if _acts(c) else c for c in text)
 
 
 def _acts(character: str) -> bool:
     code = ord(character)
-    return (code < 0x20 and character not in "\n\t") or 0x7F <= code < 0xA0 or code in _BIDIRECTIONAL
+    control = (code < 0x20 and character not in "\n\t") or 0x7F <= code < 0xA0
+    return control or code in _BIDIRECTIONAL or 0xD800 <= code < 0xE000
