@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mambabyte.models.byte_lm import ByteLM, ByteLMState
+from mambabyte.evaluation.scoring import POSITIONS
+from mambabyte.models.byte_lm import DOCUMENT_START, ByteLM, ByteLMState
 
-ROWS = 16
-POSITIONS = 8192  # run at once, over all rows
+ROWS = 16  # contexts that are read side by side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ def log_likelihoods(model: ByteLM, pairs: Sequence[tuple[bytes, bytes]], *, rows
     """
     choices: dict[bytes, list[int]] = {}
     for i, (context, _) in enumerate(pairs):
-        choices.setdefault(context or b"\n", []).append(i)
+        choices.setdefault(context or DOCUMENT_START, []).append(i)
     results: dict[int, Likelihood] = {}
     for contexts in _batched(sorted(choices, key=len), rows):
         logits, state = _read(model, contexts)

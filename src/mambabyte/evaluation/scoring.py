@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from mambabyte.evaluation.plan import Plan, Run
-from mambabyte.models.byte_lm import ByteLM, ByteLMState
+from mambabyte.models.byte_lm import DOCUMENT_START, ByteLM, ByteLMState
 
-NEWLINE = 0x0A
 ROWS = 8
 POSITIONS = 8192  # run at once, over all rows: 8 MB of logits
 
@@ -178,6 +177,6 @@ class _Reader:
             page.inputs[here], page.targets[here] = stretch[:-1], stretch[1:]
         else:
             page.targets[here] = self.corpus.read(begin, begin + count)
-            page.inputs[row, column] = NEWLINE
+            page.inputs[row, column] = DOCUMENT_START[0]
             page.inputs[here][1:] = page.targets[here][:-1]
         page.resets[row, column] = start == self.run.start

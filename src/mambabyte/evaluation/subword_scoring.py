@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from mambabyte.evaluation.scoring import Bits, Documents, check_finite
 from mambabyte.models import ByteLMState, SubwordLM
+from mambabyte.models.byte_lm import DOCUMENT_START
 
 PIECE = 1 << 14  # bytes that are cut at once, so that a document of any size needs little memory
 POSITIONS = 4096  # subwords read at once, at least: 64 MB of logits for 4,096 of them
@@ -67,7 +68,7 @@ def _pages(drafter: SubwordLM, corpus: Documents) -> Iterator[list[_Piece]]:
 
 
 def _pieces(drafter: SubwordLM, corpus: Documents) -> Iterator[_Piece]:
-    newline = drafter.subwords.numbers[b"\n"]
+    newline = drafter.subwords.numbers[DOCUMENT_START]
     offsets = corpus.offsets.tolist()
     for document, (first, last) in enumerate(itertools.pairwise(offsets)):
         before = newline

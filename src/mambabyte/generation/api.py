@@ -11,12 +11,13 @@ import torch
 from mambabyte.generation.cursor import Cursor, Rule
 from mambabyte.generation.decoder import Decoder, Draft, End, Row
 from mambabyte.generation.drafters import ByteDrafter, Drafter, LookupDrafter
-from mambabyte.generation.engine import DOCUMENT_START, Engine, open_engine
+from mambabyte.generation.engine import Engine, open_engine
 from mambabyte.generation.prefix_cache import PrefixCache, read_pieces
 from mambabyte.generation.sampling import Sampler, Sampling, SamplingOptions, expect_integer
 from mambabyte.generation.stops import StopMatcher
 from mambabyte.generation.subword_drafter import SubwordDrafter
 from mambabyte.models import ByteLM, ByteLMState, SubwordLM
+from mambabyte.models.byte_lm import DOCUMENT_START
 from mambabyte.models.context import Context
 
 Text: TypeAlias = bytes | bytearray | str

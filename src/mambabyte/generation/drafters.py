@@ -15,7 +15,7 @@ from mambabyte.generation.engine import Engine, Logits, open_engine, prefill
 from mambabyte.generation.sampling import lead
 from mambabyte.generation.speculation import Confidence
 from mambabyte.models import ByteLM
-from mambabyte.models.byte_lm import BYTES
+from mambabyte.models.byte_lm import BYTES, DOCUMENT_START
 
 
 class Guesser(Protocol):
@@ -123,7 +123,7 @@ class ByteDrafter:
 
     def begin(self, text: bytes) -> "ByteGuesser":
         """See `Drafter.begin`."""
-        return ByteGuesser(self._engine, text or b"\n")
+        return ByteGuesser(self._engine, text or DOCUMENT_START)
 
 
 class ByteGuesser:

@@ -27,9 +27,6 @@ Logits = NDArray[np.float32]
 
 PREFILL_CHUNK = 4096  # bytes read by one scan: bounds the memory of a long prompt
 
-# What an empty prompt is conditioned on: a document begins after one newline from the zero state.
-DOCUMENT_START = b"\n"
-
 Ids: TypeAlias = Sequence[int]  # `bytes` are the ids of a byte model; a drafter's model may have other ids
 
 

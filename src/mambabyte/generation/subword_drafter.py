@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from mambabyte.data.subwords import Subwords
 from mambabyte.generation.cursor import Cursor
 from mambabyte.generation.drafters import drafting_engine
-from mambabyte.generation.engine import DOCUMENT_START, Engine, Logits, prefill
+from mambabyte.generation.engine import Engine, Logits, prefill
 from mambabyte.generation.sorted_pieces import Beginning, SortedPieces
 from mambabyte.generation.speculation import Confidence, agreement
 from mambabyte.models import ByteLM, SubwordLM
-from mambabyte.models.byte_lm import BYTES
+from mambabyte.models.byte_lm import BYTES, DOCUMENT_START
 
 # The part of what may come next that a boundary must have to be read.
 SHARE = 0.25

@@ -15,6 +15,8 @@ from mambabyte.layers import LayerConfig, Norm, NormConfig, State, initialisatio
 from mambabyte.layers.linear import Linear
 
 BYTES = 256
+# What stands before a document: its first byte is predicted after one newline from the zero state.
+DOCUMENT_START = b"\n"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
