@@ -76,7 +76,6 @@ def _check(
 ) -> None:
     checks.expect_dimensions("causal_conv", "x", x, "B L E")
     checks.expect_dimensions("causal_conv", "weight", weight, "E W")
-    checks.expect_bool("causal_conv", resets)
     if activation not in ACTIVATIONS:
         raise ValueError(f"causal_conv: activation={activation!r} is not one of {ACTIVATIONS}")
     batch, length, channels = x.shape
@@ -84,9 +83,10 @@ def _check(
     if width < 1:
         raise ValueError("causal_conv: weight must have at least one tap")
     shapes = {
+        "x": (x, (batch, length, channels)),
         "weight": (weight, (channels, width)),
         "bias": (bias, (channels,)),
         "initial_state": (initial_state, (batch, width - 1, channels)),
-        "resets": (resets, (batch, length)),
     }
-    checks.expect_shapes("causal_conv", shapes, x.device)
+    checks.expect_floats("causal_conv", shapes, x.device)
+    checks.expect_resets("causal_conv", resets, (batch, length), x.device)

@@ -25,8 +25,12 @@ def cross_entropy(
     Raises:
         ValueError: targets of the wrong shape, dtype or device. RuntimeError: a forced backend cannot run.
     """
-    checks.expect_shapes("cross_entropy", {"targets": (targets, tuple(logits.shape[:-1]))}, logits.device)
-    if targets.is_floating_point() or targets.dtype == torch.bool:
+    if logits.ndim == 0:
+        raise ValueError("cross_entropy: logits must have at least one dimension, that of the vocabulary")
+    shape = tuple(logits.shape)
+    checks.expect_floats("cross_entropy", {"logits": (logits, shape)}, logits.device)
+    checks.expect_shape("cross_entropy", "targets", targets, shape[:-1], logits.device)
+    if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
         raise ValueError(f"cross_entropy: targets must be integers, got {targets.dtype}")
     if backend == "auto" and logits.device.type != "cuda":  # plain torch is as good there
         backend = "reference"

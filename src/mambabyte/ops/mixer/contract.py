@@ -42,23 +42,54 @@ def mixer(
         every tensor but `resets`.
 
     Raises:
-        ValueError: a tensor of the wrong shape or device, named. RuntimeError: a forced backend cannot run.
+        ValueError: a tensor of the wrong shape, dtype or device, named. RuntimeError: a forced backend cannot run.
     """
-    checks.expect_dimensions("mixer", "xz", xz, "B L 2E")
-    checks.expect_dimensions("mixer", "A", A, "E N")
-    (channels, states), rank = A.shape, dt_proj.shape[-1]
-    shapes = {
-        "xz": (xz, (*xz.shape[:2], 2 * channels)),
-        "x_proj": (x_proj, (rank + 2 * states, channels)),
-        "dt_proj": (dt_proj, (channels, rank)),
-        "out_proj": (out_proj, (out_proj.shape[0], channels)),
-    }
-    checks.expect_shapes("mixer", shapes, xz.device)
     tensors = (xz, conv_weight, conv_bias, x_proj, dt_proj, A, D, dt_bias, out_proj, conv_state, state, resets)
+    _check(*tensors)
     if backend in ("reference", "cpu") or (backend == "auto" and xz.device.type != "cuda"):
         return composed.mixer(*tensors, backend=backend)
-    width = conv_weight.shape[1]
+    states, width = A.shape[1], conv_weight.shape[1]
     chosen = choose("mixer", backend, xz.device, lambda module: module.why_not(xz, states, width))
     if chosen == "reference":
         return composed.mixer(*tensors, backend="auto")
     return autograd.mixer(*tensors, backend=chosen)
+
+
+def _check(
+    xz: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    x_proj: Tensor,
+    dt_proj: Tensor,
+    A: Tensor,
+    D: Tensor,
+    dt_bias: Tensor,
+    out_proj: Tensor,
+    conv_state: Tensor | None,
+    state: Tensor | None,
+    resets: Tensor | None,
+) -> None:
+    checks.expect_dimensions("mixer", "xz", xz, "B L 2E")
+    checks.expect_dimensions("mixer", "A", A, "E N")
+    checks.expect_dimensions("mixer", "conv_weight", conv_weight, "E W")
+    checks.expect_dimensions("mixer", "dt_proj", dt_proj, "E R")
+    checks.expect_dimensions("mixer", "out_proj", out_proj, "D E")
+    (batch, length, _), (channels, states) = xz.shape, A.shape
+    width, rank = conv_weight.shape[1], dt_proj.shape[1]
+    if width < 1 or states < 1:
+        raise ValueError("mixer: conv_weight must have at least one tap and A at least one state")
+    shapes = {
+        "xz": (xz, (batch, length, 2 * channels)),
+        "conv_weight": (conv_weight, (channels, width)),
+        "conv_bias": (conv_bias, (channels,)),
+        "x_proj": (x_proj, (rank + 2 * states, channels)),
+        "dt_proj": (dt_proj, (channels, rank)),
+        "A": (A, (channels, states)),
+        "D": (D, (channels,)),
+        "dt_bias": (dt_bias, (channels,)),
+        "out_proj": (out_proj, (out_proj.shape[0], channels)),
+        "conv_state": (conv_state, (batch, width - 1, channels)),
+        "state": (state, (batch, channels, states)),
+    }
+    checks.expect_floats("mixer", shapes, xz.device)
+    checks.expect_resets("mixer", resets, (batch, length), xz.device)

@@ -37,14 +37,18 @@ def norm(
         Differentiable in x, residual, weight and bias.
 
     Raises:
-        ValueError: an unknown kind or a tensor of the wrong shape or device, named. RuntimeError: a forced backend
-            cannot run.
+        ValueError: an unknown kind or a tensor of the wrong shape, dtype or device, named. RuntimeError: a forced
+            backend cannot run.
     """
     if kind not in KINDS:
         raise ValueError(f"norm: kind={kind!r} is not one of {KINDS}")
-    width = (x.shape[-1],)
-    shapes = {"weight": (weight, width), "bias": (bias, width), "residual": (residual, tuple(x.shape))}
-    checks.expect_shapes("norm", shapes, x.device)
+    if x.ndim == 0:
+        raise ValueError("norm: x must have at least one dimension, that of the width")
+    shape, width = tuple(x.shape), (x.shape[-1],)
+    shapes = {"x": (x, shape), "weight": (weight, width), "bias": (bias, width), "residual": (residual, shape)}
+    checks.expect_floats("norm", shapes, x.device)
+    if out_dtype not in (None, *checks.FLOATS):
+        raise ValueError(f"norm: out_dtype must be float32, bfloat16, float16 or float64, got {out_dtype}")
     chosen = choose("norm", backend, x.device, lambda module: module.why_not(x))
     tensors, out_dtype = (x, weight, bias, residual), out_dtype or x.dtype
     if chosen == "reference":

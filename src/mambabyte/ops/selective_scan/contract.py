@@ -94,11 +94,13 @@ def _check(
 ) -> None:
     checks.expect_dimensions("selective_scan", "x", x, "B L E")
     checks.expect_dimensions("selective_scan", "A", A, "E N")
-    checks.expect_bool("selective_scan", resets)
     batch, length, channels = x.shape
     states = A.shape[1]
+    if states < 1:
+        raise ValueError("selective_scan: A must have at least one state")
     row, per_state, state = (batch, length, channels), (batch, length, states), (batch, channels, states)
     shapes = {
+        "x": (x, row),
         "dt": (dt, row),
         "A": (A, (channels, states)),
         "B": (B, per_state),
@@ -107,6 +109,6 @@ def _check(
         "z": (z, row),
         "dt_bias": (dt_bias, (channels,)),
         "initial_state": (initial_state, state),
-        "resets": (resets, (batch, length)),
     }
-    checks.expect_shapes("selective_scan", shapes, x.device)
+    checks.expect_floats("selective_scan", shapes, x.device)
+    checks.expect_resets("selective_scan", resets, (batch, length), x.device)
