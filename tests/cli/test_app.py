@@ -1,9 +1,14 @@
 """The command line as a whole: what every verb does alike."""
 
+import sys
+from pathlib import Path
+
 import pytest
 from cyclopts import CycloptsError
 
-from mambabyte.cli.app import VERBS, build_app
+from mambabyte.checkpoints import save_model
+from mambabyte.cli.app import VERBS, build_app, main
+from tests.generation.conftest import tiny_model
 
 # What a verb needs besides, so that nothing else is wrong with the command line.
 NEEDED = {
@@ -41,3 +46,24 @@ def test_an_integer_is_never_rounded(verb: str, option: str) -> None:
 
 def test_there_are_integers_of_many_verbs() -> None:
     assert {("train", "--tokenizer"), ("generate", "--max-bytes"), ("bench", "--rounds")} < set(integers())
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+@pytest.mark.parametrize(("options", "code"), [([], 0), (["--top-k", "0"], 2)], ids=["right", "wrong"])
+def test_an_output_that_the_shell_has_closed_gets_nothing(
+    closed: str,
+    options: list[str],
+    code: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    save_model(tiny_model(), tmp_path / "model")
+    monkeypatch.setattr(sys, closed, None)
+    with pytest.raises(SystemExit) as ended:
+        main(["generate", str(tmp_path / "model"), "--prompt", "x", "--max-bytes", "3", "--seed", "0", *options])
+    assert ended.value.code == code
+    getattr(sys, closed).close()
+    shown = capsys.readouterr()
+    assert bool(shown.out) == (closed == "stderr" and code == 0)
+    assert bool(shown.err) == (closed == "stdout" and code == 2)

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from cyclopts import App, CycloptsError, Parameter, Token, convert
@@ -47,6 +48,7 @@ def build_app() -> App:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command line and exit with its code."""
+    _open_streams()
     _speak()
     sys.exit(run(argv))
 
@@ -91,6 +93,13 @@ def _integer(text: str) -> int:
         with suppress(ValueError):
             return int(text, base)
     raise ValueError(f'"{text}" is not a whole number; give one in digits, such as 300')
+
+
+def _open_streams() -> None:
+    """Let what is printed go nowhere where the shell has closed an output (`>&-`), which Python then has not at all."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))
 
 
 def _speak() -> None:
