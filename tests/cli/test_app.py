@@ -7,7 +7,7 @@ import pytest
 from cyclopts import CycloptsError
 
 from mambabyte.checkpoints import save_model
-from mambabyte.cli.app import VERBS, build_app, main
+from mambabyte.cli.app import VERBS, build_app, main, run
 from tests.generation.conftest import tiny_model
 
 # What a verb needs besides, so that nothing else is wrong with the command line.
@@ -67,3 +67,15 @@ def test_an_output_that_the_shell_has_closed_gets_nothing(
     shown = capsys.readouterr()
     assert bool(shown.out) == (closed == "stderr" and code == 0)
     assert bool(shown.err) == (closed == "stdout" and code == 2)
+
+
+@pytest.mark.parametrize("words", [["tell", "me"], ["--prompt", "tell", "me"]])
+def test_words_that_belong_to_no_option_are_named_with_a_remedy(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["generate", "model", *words]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(
+        "mambabyte: no argument takes 'tell' 'me'; " if words[0] == "tell" else "mambabyte: no argument takes 'me'; "
+    )
+    assert "--prompt 'two words'" in error

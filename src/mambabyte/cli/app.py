@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from cyclopts import App, CycloptsError, Parameter, Token, convert
+from cyclopts import App, CycloptsError, Parameter, Token, UnusedCliTokensError, convert
 
 from mambabyte import __version__
 from mambabyte.cli.console import UsageError, complain
@@ -62,6 +62,10 @@ def run(argv: Sequence[str] | None = None) -> int:
         argv = ["/dev/stdin" if argument == "-" else argument for argument in argv]
     try:
         app(argv, exit_on_error=False, print_error=False)
+    except UnusedCliTokensError as error:
+        words = " ".join(map(repr, error.unused_tokens))
+        complain(f"no argument takes {words}; see --help, and quote text that has spaces: --prompt 'two words'")
+        return 2
     except CycloptsError as error:
         complain(str(error).strip())
         return 2
@@ -99,7 +103,7 @@ def _open_streams() -> None:
     """Let what is printed go nowhere where the shell has closed an output (`>&-`), which Python then has not at all."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
 
 
 def _speak() -> None:
