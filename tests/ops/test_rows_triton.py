@@ -9,6 +9,7 @@ from mambabyte.ops.selective_scan import triton as scan
 
 from .differentiate import errors, outputs_and_gradients, relative_error
 from .scan_cases import in_float64
+from .test_cross_entropy import expect_nan_out_of_bounds
 from .test_mixer import case as mixer_inputs
 from .test_norm import norm_inputs
 from .triton_devices import _runs_here, on, on_each_device  # noqa: F401
@@ -65,6 +66,10 @@ def test_cross_entropy(vocabulary: int, dtype: torch.dtype, device: str) -> None
     assert (loss.dtype, gradient.dtype) == (torch.float32, dtype)
     torch.testing.assert_close(loss.double(), exact, rtol=1e-6, atol=1e-5)
     assert (gradient - expected).abs().max() < (FLOAT32 if dtype == torch.float32 else torch.finfo(dtype).eps)
+
+
+def test_a_target_out_of_bounds_is_not_a_number(device: str) -> None:
+    expect_nan_out_of_bounds("triton", device)
 
 
 def test_logits_far_apart_do_not_overflow(device: str) -> None:

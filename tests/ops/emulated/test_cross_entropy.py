@@ -5,6 +5,7 @@ import torch
 
 from mambabyte.ops import cross_entropy
 from tests.ops.gpu.compare import TOLERANCE
+from tests.ops.test_cross_entropy import expect_nan_out_of_bounds
 
 
 @pytest.mark.parametrize(("vocabulary", "dtype"), [(3, torch.float32), (256, torch.bfloat16)], ids=str)
@@ -21,3 +22,14 @@ def test_loss_and_gradient(vocabulary: int, dtype: torch.dtype) -> None:
     (loss, gradient), (exact, expected) = results["cuda"], results["reference"]
     torch.testing.assert_close(loss.double(), exact, rtol=1e-6, atol=1e-5)
     assert (gradient.double() - expected).norm() <= TOLERANCE[dtype] * expected.norm() + 1e-6
+
+
+def test_a_target_out_of_bounds_is_not_a_number() -> None:
+    expect_nan_out_of_bounds("cuda")
+
+
+def test_bytes_as_targets() -> None:
+    logits, targets = torch.zeros(4, 256), torch.tensor([1, 2, 3, 156], dtype=torch.uint8)
+    loss, count = cross_entropy(logits, targets, backend="cuda")
+    assert count == 4
+    torch.testing.assert_close(loss, 4 * torch.tensor(256.0).log())

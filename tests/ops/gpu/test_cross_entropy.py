@@ -5,6 +5,7 @@ import torch
 
 from mambabyte.ops.cross_entropy import cross_entropy
 
+from ..test_cross_entropy import expect_nan_out_of_bounds
 from .compare import TOLERANCE
 
 pytestmark = pytest.mark.gpu
@@ -33,3 +34,7 @@ def test_logits_far_apart_do_not_overflow() -> None:
     logits = torch.tensor([[1e4, -1e4, 0.0], [-1e4, -1e4, -1e4]], device="cuda")
     loss, _ = cross_entropy(logits, torch.tensor([1, 2], device="cuda"), backend="cuda")
     torch.testing.assert_close(loss.item(), 2e4 + torch.tensor(3.0).log().item())
+
+
+def test_a_target_out_of_bounds_is_not_a_number() -> None:
+    expect_nan_out_of_bounds("cuda", "cuda")

@@ -15,7 +15,8 @@ def cross_entropy(
 
     Args:
         logits: (..., vocabulary); float32, bfloat16, float16 or float64.
-        targets: (...) integers in [0, vocabulary), or `ignore_index` where nothing is to be learned.
+        targets: (...) integers in [0, vocabulary), or `ignore_index` where nothing is to be learned. Of any other
+            target the kernels make a loss and gradients that are NaN: raising would wait for the GPU.
         backend: "auto" (by device), "reference", "cuda" or "triton".
 
     Returns:
@@ -23,7 +24,8 @@ def cross_entropy(
         the count, an int64 scalar. The sum is differentiable in the logits; its gradient has their dtype.
 
     Raises:
-        ValueError: targets of the wrong shape, dtype or device. RuntimeError: a forced backend cannot run.
+        ValueError: a tensor of the wrong shape, dtype or device, named. IndexError: on a CPU, the reference was given a
+            target that is out of bounds. RuntimeError: a forced backend cannot run.
     """
     if logits.ndim == 0:
         raise ValueError("cross_entropy: logits must have at least one dimension, that of the vocabulary")
@@ -35,6 +37,7 @@ def cross_entropy(
     if backend == "auto" and logits.device.type != "cuda":  # plain torch is as good there
         backend = "reference"
     chosen = choose("cross_entropy", backend, logits.device, lambda module: module.why_not(logits))
+    targets = targets.long()  # in uint8 an index of -100 would be byte 156
     count = (targets != ignore_index).sum()
     if chosen == "reference":
         return reference.cross_entropy(logits, targets, ignore_index=ignore_index), count

@@ -3,6 +3,7 @@
 
 constexpr int QUADS = (VOCABULARY + 127) / 128;
 constexpr bool WHOLE = VOCABULARY % 4 == 0;
+#define NOT_A_NUMBER __int_as_float(0x7fffffff)
 
 struct Place {
     int lane = threadIdx.x % 32;
@@ -38,9 +39,10 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32)
     for (int lanes = 16; lanes >= 1; lanes /= 2) sum += __shfl_xor_sync(ALL, sum, lanes);
     if (me.lane != 0) return;
     i64 target = targets[me.row];
-    float log_sum = largest + logf(sum);
+    bool counts = target != ignore, inside = 0 <= target && target < VOCABULARY;
+    float log_sum = counts && !inside ? NOT_A_NUMBER : largest + logf(sum);  // and so are the gradients
     log_sums[me.row] = log_sum;
-    losses[me.row] = target == ignore ? 0.f : log_sum - to_float(from[target]);
+    losses[me.row] = counts ? log_sum - (inside ? to_float(from[target]) : 0.f) : 0.f;
 }
 
 // dlogits = (softmax - one hot) dloss; a null stride means one dloss for all rows.

@@ -8,15 +8,16 @@ import triton.language as tl
 
 @triton.jit
 def forward(logits, targets, losses, log_sums, ignore_index, vocabulary, BLOCK: tl.constexpr):
-    """The loss of one row, 0 where the target is ignored, and log sum exp(logits)."""
+    """The loss of one row, 0 where the target is ignored, and log sum exp(logits); NaN for a target out of bounds."""
     row = tl.program_id(0).to(tl.int64)
     v = tl.arange(0, BLOCK)
     values = tl.load(logits + row * vocabulary + v, mask=v < vocabulary, other=-float("inf")).to(tl.float32)
     largest = tl.max(values, 0)
     log_sum = largest + tl.log(tl.sum(tl.exp(values - largest), 0))
     target = tl.load(targets + row)
-    counts = target != ignore_index
-    chosen = tl.load(logits + row * vocabulary + target, mask=counts, other=0.0).to(tl.float32)
+    counts, inside = target != ignore_index, (target >= 0) & (target < vocabulary)
+    log_sum = tl.where(counts & ~inside, float("nan"), log_sum)
+    chosen = tl.load(logits + row * vocabulary + target, mask=counts & inside, other=0.0).to(tl.float32)
     tl.store(losses + row, tl.where(counts, log_sum - chosen, 0.0))
     tl.store(log_sums + row, log_sum)
 
