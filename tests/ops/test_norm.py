@@ -65,6 +65,19 @@ def test_only_the_output_is_used(backend: str) -> None:
     assert relative_error(dx, truth) < 10 * FLOAT32
 
 
+def expect_float64_output(backend: str, device: str = "cpu") -> None:
+    """Assert that y and its gradient may be float64 whatever x is."""
+    x, weight = torch.randn(3, 8, device=device).bfloat16().requires_grad_(), torch.rand(8, device=device)
+    y, stream = norm(x, weight, out_dtype=torch.float64, backend=backend)
+    plain, same = norm(x.float(), weight, backend=backend)
+    assert (y.dtype, stream.dtype) == (torch.float64, torch.float32)
+    assert torch.equal(y.float(), plain)
+    assert torch.equal(stream, same)
+    (dx,) = torch.autograd.grad(y.square().sum(), x)
+    (expected,) = torch.autograd.grad(plain.square().sum(), x)
+    assert relative_error(dx, expected) < torch.finfo(torch.bfloat16).eps
+
+
 def test_a_row_is_computed_as_if_alone() -> None:
     case = norm_inputs(70, 40)
     y, _ = norm(**case, backend="cpu")
@@ -81,6 +94,7 @@ def test_the_stream_is_float32_and_the_output_as_asked(backend: str) -> None:
     assert y.dtype == torch.float16
     y, _ = norm(x, torch.ones(8), backend=backend)
     assert y.dtype == torch.bfloat16
+    expect_float64_output(backend)
     exact, _ = norm(x.double(), torch.ones(8), backend="reference")
     assert relative_error(y, exact) < torch.finfo(torch.bfloat16).eps
 

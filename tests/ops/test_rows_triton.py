@@ -11,7 +11,7 @@ from .differentiate import errors, outputs_and_gradients, relative_error
 from .scan_cases import in_float64
 from .test_cross_entropy import expect_nan_out_of_bounds
 from .test_mixer import case as mixer_inputs
-from .test_norm import norm_inputs
+from .test_norm import expect_float64_output, norm_inputs
 from .triton_devices import _runs_here, on, on_each_device  # noqa: F401
 
 pytestmark = on_each_device
@@ -40,6 +40,10 @@ def test_norm_has_the_dtypes_asked_for(device: str) -> None:
         (dx,) = torch.autograd.grad(y.float().square().sum(), x)
         (truth,) = torch.autograd.grad(expected.float().square().sum(), x)
         assert relative_error(dx, truth) < 3 * torch.finfo(torch.bfloat16).eps
+
+
+def test_norm_in_float64(device: str) -> None:
+    expect_float64_output("triton", device)
 
 
 def test_norm_of_no_rows(device: str) -> None:

@@ -5,6 +5,7 @@ import torch
 
 from mambabyte.ops import norm
 from tests.ops.gpu.compare import TOLERANCE, check
+from tests.ops.test_norm import expect_float64_output
 
 
 @pytest.mark.parametrize(
@@ -17,3 +18,7 @@ def test_values_and_gradients(kind: str, width: int, dtype: torch.dtype) -> None
     if kind == "layer":
         case |= {"bias": torch.randn(width), "residual": torch.randn(3, 3, width)}
     check(norm, case, 2 * TOLERANCE[dtype], kind=kind, eps=1e-3)
+
+
+def test_the_output_in_float64() -> None:
+    expect_float64_output("cuda")

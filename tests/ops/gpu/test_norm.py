@@ -5,6 +5,7 @@ import torch
 
 from mambabyte.ops import norm
 
+from ..test_norm import expect_float64_output
 from .compare import TOLERANCE, check
 
 pytestmark = pytest.mark.gpu
@@ -41,3 +42,7 @@ def test_the_stream_is_float32_and_y_has_the_dtype_asked_for() -> None:
         assert (y.dtype, stream.dtype) == (asked, torch.float32)
         assert torch.equal(stream, same)
         torch.testing.assert_close(y, expected)
+
+
+def test_the_output_in_float64() -> None:
+    expect_float64_output("cuda", "cuda")

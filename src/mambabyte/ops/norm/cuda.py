@@ -32,20 +32,21 @@ def forward(
     out_dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """y in out_dtype, stream = x + residual in float32, and rstd and mean of every row of the stream."""
-    if x.dtype not in (out_dtype, torch.float32):
+    written = _written(out_dtype)
+    if x.dtype not in (written, torch.float32):
         x = x.float()
     x = _quads(x)
     width, rows = x.shape[-1], x.numel() // x.shape[-1]
-    y, stream = torch.empty_like(x, dtype=out_dtype), torch.empty_like(x, dtype=torch.float32)
+    y, stream = torch.empty_like(x, dtype=written), torch.empty_like(x, dtype=torch.float32)
     rstd = torch.empty(x.shape[:-1], device=x.device, dtype=torch.float32)
     mean = torch.empty_like(rstd)
     if rows == 0:
-        return y, stream, rstd, mean
-    kernel, rows_a_block = _kernel("norm_forward", width, out_dtype, kind, x.dtype == torch.float32, bias is not None)
+        return y.to(out_dtype), stream, rstd, mean
+    kernel, rows_a_block = _kernel("norm_forward", width, written, kind, x.dtype == torch.float32, bias is not None)
     with torch.cuda.device(x.device):
         parameters = (_floats(residual), _floats(weight), _floats(bias))
         kernel((-(-rows // rows_a_block),), _threads(width), x, *parameters, eps, y, stream, rstd, mean, rows)
-    return y, stream, rstd, mean
+    return y.to(out_dtype), stream, rstd, mean
 
 
 def backward(
@@ -60,7 +61,7 @@ def backward(
     kind: str,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Gradients of x + residual (float32), weight and bias."""
-    dy = _quads(dy)
+    dy = _quads(dy.to(_written(dy.dtype)))
     width, rows = stream.shape[-1], stream.numel() // stream.shape[-1]
     dsum = torch.empty_like(stream)
     kernel, rows_a_block = _kernel("norm_backward", width, dy.dtype, kind, True, bias is not None)
@@ -92,6 +93,11 @@ def _kernel(
         BIAS=int(bias),
     )
     return kernel, rows_a_block
+
+
+def _written(dtype: torch.dtype) -> torch.dtype:
+    """What the kernels write where y is to be of this dtype: float32 for float64."""
+    return dtype if dtype in nvrtc.IO_CODES else torch.float32
 
 
 def _warps_a_row(width: int) -> int:
