@@ -5,13 +5,15 @@ from types import ModuleType
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
-from mambabyte.ops import backends, selective_scan
+from mambabyte.ops import backends, cross_entropy, selective_scan
 
 from .differentiate import outputs_and_gradients
-from .scan_cases import scan_inputs
+from .scan_cases import in_float64, scan_inputs
 
-GPU = torch.device("cuda")
+with FakeTensorMode():
+    GPU = torch.empty(0, device="cuda")
 
 
 def refuse(*refused: str):  # type: ignore[no-untyped-def]
@@ -69,7 +71,25 @@ def test_a_traced_call_is_decided_when_it_runs() -> None:
     compiled = torch.compile(selective_scan, backend="aot_eager", fullgraph=True)
     for name, value in outputs_and_gradients(compiled, case).items():
         assert torch.equal(value, plain[name]), name
-    exact = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in case.items()}
-    with pytest.raises(RuntimeError, match=r"no kernel can run this compiled call: .* the tensor is float64"):
-        compiled(**exact)
     torch._dynamo.reset()
+
+
+def test_what_no_kernel_computes_in_is_traced_as_the_reference() -> None:
+    exact = in_float64(scan_inputs(1, 3, 5))
+    compiled = torch.compile(selective_scan, backend="aot_eager", fullgraph=True)
+    traced = outputs_and_gradients(compiled, exact)
+    for name, value in outputs_and_gradients(selective_scan, exact, backend="reference").items():
+        assert torch.equal(value, traced[name]), name
+    torch._dynamo.reset()
+
+
+def test_a_traced_call_that_no_kernel_can_run_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "BY_DEVICE", {"cpu": ("cuda",)})
+    with pytest.raises(RuntimeError, match="no kernel can run this compiled call: the tensors are on cpu"):
+        torch.compile(selective_scan, backend="aot_eager", fullgraph=True)(**scan_inputs(1, 8, 5))
+    torch._dynamo.reset()
+
+
+def test_a_backend_that_an_op_has_not_is_answered_by_those_it_has() -> None:
+    with pytest.raises(ValueError, match="cross_entropy: backend='cpu' is not one of auto, reference, cuda, triton"):
+        cross_entropy(torch.randn(2, 3), torch.tensor([0, 1]), backend="cpu")

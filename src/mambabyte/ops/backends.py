@@ -9,9 +9,11 @@ import functools
 import logging
 from collections.abc import Callable
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 
 import torch
+from torch import Tensor
 
 logger = logging.getLogger("mambabyte")
 
@@ -21,19 +23,24 @@ NAMES = ("auto", "reference", "cpu", "cuda", "triton")
 WhyNot = Callable[[ModuleType], str | None]
 
 
-def choose(op: str, backend: str, device: torch.device, why_not: WhyNot) -> str:
-    """Name of the backend that runs `op` (a package under `mambabyte.ops`) on `device`: one of NAMES without "auto".
+def choose(op: str, backend: str, x: Tensor, why_not: WhyNot) -> str:
+    """Name of the backend that runs `op` (a package under `mambabyte.ops`) on x: one of NAMES without "auto".
 
-    `why_not(module)` asks the backend's module whether it can serve this call. Raises ValueError for an unknown name
-    and RuntimeError, with the backend's own reason, when a backend forced by name cannot run. While torch.compile
-    traces, when nothing can be imported and probed, "auto" may be left for `module` to decide when the op runs.
+    `why_not(module)` asks the backend's module whether it can serve this call. Raises ValueError for a name that the
+    op has no backend of and RuntimeError, with the backend's own reason, when a backend forced by name cannot run.
+    While torch.compile traces, when nothing can be imported and probed, "auto" may be left for `module` to decide when
+    the op runs.
     """
+    device = x.device
     if backend not in NAMES:
         raise ValueError(f"backend={backend!r} is not one of {', '.join(NAMES)}")
     if backend == "reference":
         return backend
     if torch.compiler.is_compiling():
-        return backend if backend != "auto" or device.type in BY_DEVICE else "reference"
+        kernels = device.type in BY_DEVICE and x.dtype != torch.float64  # no kernel computes in float64
+        return backend if kernels or backend != "auto" else "reference"
+    if backend != "auto" and backend not in (written := _written(op)):
+        raise ValueError(f"{op}: backend={backend!r} is not one of {', '.join(written)}")
     if backend == "auto":
         chosen, reasons = _first(op, device, why_not)
         if reasons:
@@ -52,6 +59,12 @@ def module(op: str, backend: str, device: torch.device, why_not: WhyNot) -> Modu
         if backend == "reference":
             raise RuntimeError(f"{op}: no kernel can run this compiled call: {'; '.join(reasons)}")
     return import_module(f"mambabyte.ops.{op}.{backend}")
+
+
+@functools.cache
+def _written(op: str) -> list[str]:
+    """Those of NAMES that `op` can be asked for."""
+    return [name for name in NAMES if name in ("auto", "reference") or find_spec(f"mambabyte.ops.{op}.{name}")]
 
 
 def _first(op: str, device: torch.device, why_not: WhyNot) -> tuple[str, list[str]]:

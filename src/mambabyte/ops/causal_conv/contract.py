@@ -38,7 +38,7 @@ def causal_conv(
         ValueError: a tensor of the wrong shape, dtype or device, named. RuntimeError: a forced backend cannot run.
     """
     _check(x, weight, bias, activation, initial_state, resets)
-    chosen = choose("causal_conv", backend, x.device, lambda module: module.why_not(x, weight.shape[1]))
+    chosen = choose("causal_conv", backend, x, lambda module: module.why_not(x, weight.shape[1]))
     tensors = (x, weight, bias, initial_state, resets)
     if chosen == "reference":
         return reference.causal_conv(*tensors, activation=activation)
@@ -60,7 +60,7 @@ def causal_conv_step(
     """
     checks.expect_dimensions("causal_conv_step", "x", x, "B E")
     _check(x[:, None], weight, bias, activation, state, None)
-    chosen = choose("causal_conv", backend, x.device, lambda module: module.why_not(x, weight.shape[1]))
+    chosen = choose("causal_conv", backend, x, lambda module: module.why_not(x, weight.shape[1]))
     run = reference.step if chosen == "reference" else autograd.kernels(chosen, x, weight).step
     with torch.no_grad():
         return run(state, x, weight, bias, activation=activation)

@@ -36,7 +36,7 @@ def cross_entropy(
         raise ValueError(f"cross_entropy: targets must be integers, got {targets.dtype}")
     if backend == "auto" and logits.device.type != "cuda":  # plain torch is as good there
         backend = "reference"
-    chosen = choose("cross_entropy", backend, logits.device, lambda module: module.why_not(logits))
+    chosen = choose("cross_entropy", backend, logits, lambda module: module.why_not(logits))
     targets = targets.long()  # in uint8 an index of -100 would be byte 156
     count = (targets != ignore_index).sum()
     if chosen == "reference":

@@ -49,7 +49,7 @@ def mixer(
     if backend in ("reference", "cpu") or (backend == "auto" and xz.device.type != "cuda"):
         return composed.mixer(*tensors, backend=backend)
     states, width = A.shape[1], conv_weight.shape[1]
-    chosen = choose("mixer", backend, xz.device, lambda module: module.why_not(xz, states, width))
+    chosen = choose("mixer", backend, xz, lambda module: module.why_not(xz, states, width))
     if chosen == "reference":
         return composed.mixer(*tensors, backend="auto")
     return autograd.mixer(*tensors, backend=chosen)

@@ -49,7 +49,7 @@ def norm(
     checks.expect_floats("norm", shapes, x.device)
     if out_dtype not in (None, *checks.FLOATS):
         raise ValueError(f"norm: out_dtype must be float32, bfloat16, float16 or float64, got {out_dtype}")
-    chosen = choose("norm", backend, x.device, lambda module: module.why_not(x))
+    chosen = choose("norm", backend, x, lambda module: module.why_not(x))
     tensors, out_dtype = (x, weight, bias, residual), out_dtype or x.dtype
     if chosen == "reference":
         return reference.norm(*tensors, eps=eps, kind=kind, out_dtype=out_dtype)

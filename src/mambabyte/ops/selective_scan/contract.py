@@ -45,7 +45,7 @@ def selective_scan(
         ValueError: a tensor of the wrong shape, dtype or device, named. RuntimeError: a forced backend cannot run.
     """
     _check(x, dt, A, B, C, D, z, dt_bias, initial_state, resets)
-    chosen = choose("selective_scan", backend, x.device, lambda module: module.why_not(x, A.shape[1]))
+    chosen = choose("selective_scan", backend, x, lambda module: module.why_not(x, A.shape[1]))
     tensors = (x, dt, A, B, C, D, z, dt_bias, initial_state, resets)
     if chosen == "reference":
         return reference.selective_scan(*tensors, dt_softplus=dt_softplus)
@@ -74,7 +74,7 @@ def selective_scan_step(
     checks.expect_dimensions("selective_scan_step", "x", x, "B E")
     z_row = None if z is None else z[:, None]
     _check(x[:, None], dt[:, None], A, B[:, None], C[:, None], D, z_row, dt_bias, state, None)
-    chosen = choose("selective_scan", backend, x.device, lambda module: module.why_not(x, A.shape[1]))
+    chosen = choose("selective_scan", backend, x, lambda module: module.why_not(x, A.shape[1]))
     run = reference.step if chosen == "reference" else autograd.kernels(chosen, x, A.shape[1]).step
     with torch.no_grad():
         return run(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus=dt_softplus)
