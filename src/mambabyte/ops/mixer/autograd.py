@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from mambabyte.ops import backends
+from mambabyte.ops.autocast import without_autocast
 from mambabyte.ops.mixer import fused
 from mambabyte.ops.registration import kernel_op
 
@@ -119,7 +120,8 @@ def _differentiate(ctx, dout, dconv_last, dlast, *_):  # type: ignore[no-untyped
     if dout is None:  # only the final states are used
         xz, out_proj = tensors[0], tensors[8]
         dout = xz.new_zeros((*xz.shape[:2], out_proj.shape[0]))
-    present = iter(_backward(dout, dconv_last, dlast, *tensors, resets, selected, checkpoints, ctx.backend))
+    with without_autocast(dout.device):
+        present = iter(_backward(dout, dconv_last, dlast, *tensors, resets, selected, checkpoints, ctx.backend))
     return (*(None if t is None else next(present) for t in tensors), None, None, None)
 
 

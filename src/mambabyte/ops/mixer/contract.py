@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from mambabyte.ops import checks
+from mambabyte.ops.autocast import without_autocast
 from mambabyte.ops.backends import choose
 from mambabyte.ops.mixer import autograd, composed
 
@@ -33,7 +34,7 @@ def mixer(
         xz: (batch, length, 2 channels), x then z.
         conv_weight: (channels, width). conv_bias, D, dt_bias: (channels,). A: (channels, states).
         x_proj: (rank + 2 states, channels). dt_proj: (channels, rank). out_proj: (any width, channels). All are used in
-            xz's dtype.
+            xz's dtype, under autocast as well.
         conv_state, state, resets: as `initial_state` and `resets` of `causal_conv` and `selective_scan`.
         backend: "auto" (by device), "reference", "cpu", "cuda" or "triton"; on a CPU those of its ops.
 
@@ -46,13 +47,14 @@ def mixer(
     """
     tensors = (xz, conv_weight, conv_bias, x_proj, dt_proj, A, D, dt_bias, out_proj, conv_state, state, resets)
     _check(*tensors)
-    if backend in ("reference", "cpu") or (backend == "auto" and xz.device.type != "cuda"):
-        return composed.mixer(*tensors, backend=backend)
-    states, width = A.shape[1], conv_weight.shape[1]
-    chosen = choose("mixer", backend, xz, lambda module: module.why_not(xz, states, width))
-    if chosen == "reference":
-        return composed.mixer(*tensors, backend="auto")
-    return autograd.mixer(*tensors, backend=chosen)
+    with without_autocast(xz.device):
+        if backend in ("reference", "cpu") or (backend == "auto" and xz.device.type != "cuda"):
+            return composed.mixer(*tensors, backend=backend)
+        states, width = A.shape[1], conv_weight.shape[1]
+        chosen = choose("mixer", backend, xz, lambda module: module.why_not(xz, states, width))
+        if chosen == "reference":
+            return composed.mixer(*tensors, backend="auto")
+        return autograd.mixer(*tensors, backend=chosen)
 
 
 def _check(

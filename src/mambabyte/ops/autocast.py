@@ -1,0 +1,13 @@
+"""Autocast kept out of an op whose contract says in which dtype it computes."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Matrix products inside are computed in the dtype of their operands, on `device`, whatever is on outside."""
+    kind = device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
