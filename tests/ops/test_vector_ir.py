@@ -1,5 +1,6 @@
 """The vocabulary of the CPU kernels: functions of a vector, memory, control flow, on this CPU and without AVX-512."""
 
+import dataclasses
 import math
 import re
 from collections.abc import Callable
@@ -11,8 +12,8 @@ import torch
 from mambabyte.ops import vector_math
 from mambabyte.ops.native import Kernel, compile_object
 from mambabyte.ops.target import Target, host_target, target_for
-from mambabyte.ops.vector_ir import BFLOAT, BYTE, FLOAT, INT8, Function, Vec
-from mambabyte.ops.vector_math import exp2, fma, sigmoid, softplus_and_slope, sums
+from mambabyte.ops.vector_ir import BFLOAT, BYTE, FLOAT, Function, Vec
+from mambabyte.ops.vector_math import exp2, fma, largest, sigmoid, softplus_and_slope, sums
 
 
 def without_avx512() -> Target:
@@ -117,19 +118,63 @@ def test_bfloat16_rounds_as_torch_does(target: Target) -> None:
     torch.testing.assert_close(back, x.bfloat16().float(), rtol=0, atol=0, equal_nan=True)
 
 
-def test_int8_and_gather(target: Target) -> None:
-    f = Function("widen", target, {"x": INT8, "y": FLOAT, "strided": FLOAT}, ["count", "tasks"])
+def test_gather(target: Target) -> None:
+    f = Function("strided", target, {"x": FLOAT, "strided": FLOAT}, ["count", "tasks"])
+    f.for_each_task(f.index("tasks"), lambda _: f.pointer("strided").store(f.pointer("x").gather(2, f.index("count"))))
+    x, strided = torch.arange(-5.0, target.lanes - 5), torch.zeros(target.lanes)
+    Kernel(f)(threads=1, x=x, strided=strided, count=3, tasks=1)
+    assert strided.tolist() == [-5.0, -3.0, *[-1.0] * (target.lanes - 2)]
+
+
+def test_integers_and_bytes(target: Target) -> None:
+    """Round to integers, store their lowest bytes, shift, mask and widen."""
+    names = ("x", "rounded", "bytes", "shifted", "upper", "top")
+    f = Function("integers", target, {name: BYTE if name == "bytes" else FLOAT for name in names}, ["tasks"])
 
     def task(_) -> None:  # type: ignore[no-untyped-def]
-        f.pointer("y").store(f.pointer("x").load())
-        (f.pointer("strided")).store(f.pointer("y").gather(2, f.index("count")))
+        x = f.pointer("x").load()
+        level = x.rounded().plus(1 << 15)
+        f.pointer("rounded").store(level.to_floats())
+        level.store_bytes(f.pointer("bytes"))
+        f.pointer("shifted").store(level.shift_right(8).to_floats())
+        f.pointer("upper").store(x.bits().mask(0xFFFF0000).as_floats())
+        f.pointer("top").store(largest(x))
 
     f.for_each_task(f.index("tasks"), task)
-    x = torch.arange(-5, target.lanes - 5, dtype=torch.int8)
-    y, strided = torch.zeros(target.lanes), torch.zeros(target.lanes)
-    Kernel(f)(threads=1, x=x, y=y, strided=strided, count=3, tasks=1)
-    assert torch.equal(y, x.float())
-    assert strided.tolist() == [-5.0, -3.0, *[-1.0] * (target.lanes - 2)]
+    x = 30000 * torch.randn(target.lanes, generator=torch.Generator().manual_seed(1)).clamp(-1, 1)
+    x[:4] = torch.tensor([0.5, 1.5, -2.5, -0.49])
+    out = {name: torch.zeros(target.lanes) for name in names[1:]}
+    out["bytes"] = torch.zeros(target.lanes, dtype=torch.uint8)
+    Kernel(f)(threads=1, x=x, tasks=1, **out)
+    level = x.round().long() + (1 << 15)
+    assert torch.equal(out["rounded"], level.float())
+    assert torch.equal(out["bytes"].long(), level % 256)
+    assert torch.equal(out["shifted"].long(), level // 256)
+    assert torch.equal(out["upper"], (x.view(torch.int32) & -65536).view(torch.float32))
+    assert torch.equal(out["top"], x.max().expand(target.lanes))
+
+
+@pytest.mark.parametrize("instruction", [True, False])
+def test_products_of_bytes(target: Target, instruction: bool) -> None:
+    """Four products of extreme and random bytes are added exactly, by the CPU's instruction or without one."""
+    if not instruction:
+        target = dataclasses.replace(target, byte_products=None)
+    f = Function("products", target, {"a": BYTE, "w": FLOAT, "y": FLOAT}, ["tasks"])
+
+    def task(_) -> None:  # type: ignore[no-untyped-def]
+        sums = f.vec(1000.0).rounded()
+        for _ in range(3):
+            sums = f.add_products_of_bytes(sums, f.pointer("a").splat_word(), f.pointer("w").load().bits())
+        f.pointer("y").store(sums.to_floats())
+
+    f.for_each_task(f.index("tasks"), task)
+    g = torch.Generator().manual_seed(0)
+    for a in (torch.full((4,), 255), torch.zeros(4), torch.randint(256, (4,), generator=g)):
+        w = torch.randint(-128, 128, (target.lanes, 4), generator=g).to(torch.int8)
+        w[0], w[1] = -128, 127
+        y = torch.zeros(target.lanes)
+        Kernel(f)(threads=1, a=a.to(torch.uint8), w=w.view(torch.float32), y=y, tasks=1)
+        assert torch.equal(y, 1000 + 3 * (w.float() @ a.float()))
 
 
 def test_control_flow(target: Target) -> None:

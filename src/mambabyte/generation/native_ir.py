@@ -5,10 +5,8 @@ layer, so that a weight is fetched once; columns of one sequence follow each oth
 column is computed with the same operations in the same order whatever its neighbours are, so its bits do not depend on
 them.
 
-A vector holds a block of channels. Matrices are packed (groups of output blocks, inputs, blocks in a group, lanes)
-and so read from end to end: a block adds up its weight vector times one input in every lane, and nothing is summed
-across lanes. Threads share the groups of every matrix and meet at four barriers a layer. Everything is padded with
-zeros to whole groups: there are no masks.
+A vector holds a block of channels; `native_weights` packs and multiplies matrices. Threads share the groups of blocks
+of every matrix and meet at four barriers a layer. Everything is padded with zeros to whole groups.
 """
 
 from __future__ import annotations
@@ -16,16 +14,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from mambabyte.generation.native_weights import KINDS, Bytes, Column, Matrix
 from mambabyte.ops.target import Target
 from mambabyte.ops.team import as_team, barrier
-from mambabyte.ops.vector_ir import FLOAT, INDEX, Element, Function, Int, Pointer, Vec, arrays
+from mambabyte.ops.vector_ir import FLOAT, INDEX, Function, Int, Pointer, Vec, arrays
 from mambabyte.ops.vector_math import exp2, fma, sigmoid, softplus_and_slope, square_root, total
 
-# Output blocks that one pass over the inputs adds up, and columns that share each weight vector. Two partial sums each,
-# of even and odd inputs, hide the latency of the additions.
+# Output blocks that one pass over the inputs adds up, where there are enough for two threads; columns that share each
+# weight vector.
 GROUP, COLUMNS_AT_ONCE = 4, 2
-# Bytes that are asked for before they are used, and bytes that come at once.
-AHEAD, LINE = 4096, 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +38,7 @@ class Sizes:
     layer_norm: bool
     norm_bias: bool
     eps: float
-    element: Element
-    scaled: bool
+    weights: str
 
 
 class Layout:
@@ -62,35 +58,45 @@ class Plan:
     """Where everything lies: a layer's matrices and parameters, a column's work space, a sequence's state."""
 
     def __init__(self, sizes: Sizes, lanes: int):
-        self.sizes, self.lanes = sizes, lanes
+        self.sizes, self.lanes, self.kind = sizes, lanes, KINDS[sizes.weights]
         s = sizes
-        outputs = {"D": s.D, "E": s.E, "V": s.V, "P": s.R + 2 * s.N}
-        self.groups = {name: -(-size // (GROUP * lanes)) for name, size in outputs.items()}
-        self.blocks = {name: GROUP * groups for name, groups in self.groups.items()}
+        self.group, self.groups = {}, {}
+        for name, size in {"D": s.D, "E": s.E, "V": s.V, "P": s.R + 2 * s.N}.items():
+            blocks = -(-size // lanes)
+            self.group[name] = min(GROUP, max(1, blocks // 2))
+            self.groups[name] = -(-blocks // self.group[name])
+        self.blocks = {name: self.group[name] * groups for name, groups in self.groups.items()}
         D, E, V, P = (self.blocks[name] * lanes for name in "DEVP")
-        # (outputs, inputs) of every matrix; inputs are made even for the two partial sums
-        self.matrices = {"in_x": (E, s.D), "in_z": (E, s.D), "select": (P, s.E), "dt": (E, s.R), "out": (D, s.E)}
-        self.layer = Layout(**{name: rows * even(columns) for name, (rows, columns) in self.matrices.items()})
-        scales = {f"{name}_scale": rows for name, (rows, _) in self.matrices.items()}
-        self.parameters = Layout(norm=D, norm_bias=D, conv=E * s.W, conv_bias=E, dt_bias=E, A=E * s.N, skip=E, **scales)
-        self.final = Layout(norm=D, norm_bias=D, head_scale=V)
-        # the step reads one element past an odd number of inputs, times a zero weight
-        self.work = Layout(stream=D, normed=D + lanes, x=E + lanes, z=E, select=P + lanes, dt=E, logits=V)
+        # which outputs, and the number of inputs, of every matrix
+        self.matrices = {"in_x": ("E", s.D), "in_z": ("E", s.D), "select": ("P", s.E), "dt": ("E", s.R)}
+        self.matrices |= {"out": ("D", s.E), "head": ("V", s.D)}
+        rows = {name: self.blocks[outputs] * lanes for name, (outputs, _) in self.matrices.items()}
+        words = {name: rows[name] * self.kind.words(inputs) for name, (_, inputs) in self.matrices.items()}
+        of_rows = {name: {f"{name}_{what}": rows[name] for what in self.kind.parameters} for name in rows}
+        head = of_rows.pop("head")
+        self.layer = Layout(**{name: size for name, size in words.items() if name != "head"})
+        self.parameters = Layout(
+            norm=D, norm_bias=D, conv=E * s.W, conv_bias=E, dt_bias=E, A=E * s.N, skip=E,
+            **{name: size for sizes_of in of_rows.values() for name, size in sizes_of.items()},
+        )  # fmt: skip
+        self.final = Layout(norm=D, norm_bias=D, **head)
+        # a step reads one element past an odd number of inputs, times a zero weight
+        kind = self.kind
+        room = max(kind.room(inputs, lanes) if isinstance(kind, Bytes) else 0 for _, inputs in self.matrices.values())
+        self.work = Layout(stream=D, x=E + lanes, z=E, select=P + lanes, dt=E, logits=V)
+        # what every thread computes for itself: writing to each other's would cost more than computing it again
+        self.own = Layout(normed=D + lanes, room=-(-room // lanes) * lanes)
         self.state = Layout(ssm=E * s.N, conv=E * (s.W - 1))
-
-
-def even(size: int) -> int:
-    """The number itself or the next."""
-    return size + size % 2
 
 
 def step(target: Target, sizes: Sizes) -> Function:
     """Write the kernel.
 
     `before` and `after` say for every column in which slot of `states` it finds the state and in which it leaves it.
-    `work` has plan.work.size elements for every column; logits are found there.
+    `work` has plan.work.size elements for every column, and logits are found there; `own` has plan.own.size elements
+    for every column of every thread.
     """
-    pointers = {"matrices": sizes.element, **arrays(FLOAT, "parameters", "embedding", "valid", "work", "states")}
+    pointers = arrays(FLOAT, "matrices", "parameters", "embedding", "valid", "work", "own", "states")
     pointers |= arrays(INDEX, "ids", "before", "after", "team")
     f = Function("byte_step", target, pointers, ["columns", "layers"])
     as_team(f, lambda thread, threads: _Step(f, Plan(sizes, target.lanes), thread, threads).write())
@@ -102,7 +108,7 @@ class _Step:
 
     def __init__(self, f: Function, plan: Plan, thread: Int, threads: Int):
         self.f, self.plan, self.s, self.lanes = f, plan, plan.sizes, f.target.lanes
-        self.columns, self.threads = f.index("columns"), threads
+        self.columns, self.thread, self.threads = f.index("columns"), thread, threads
         self.shares = {
             name: (thread * groups // threads, (thread + 1) * groups // threads) for name, groups in plan.groups.items()
         }
@@ -113,39 +119,52 @@ class _Step:
         self._meet()
 
         def layer(number: Int, _: list) -> list:
-            matrices = f.pointer("matrices") + number * plan.layer.size
+            words = f.pointer("matrices") + number * plan.layer.size
             p = f.pointer("parameters") + number * plan.parameters.size
             state = number * plan.state.size
 
-            def multiply(name: str, source: str, share: str, use: Callable[[Int, Int, Vec], None]) -> None:
-                scale = p + plan.parameters[f"{name}_scale"]
-                self._multiply(matrices + plan.layer[name], scale, plan.matrices[name][1], source, share, use)
+            def multiply(name: str, source: str, use: Callable[[Int, Int, Vec], None]) -> None:
+                matrix = self._matrix(name, words + plan.layer[name], p, plan.parameters)
+                self._multiply(matrix, plan.matrices[name][0], source, use)
 
             self._normalise(p + plan.parameters["norm"], p + plan.parameters["norm_bias"])
-            multiply("in_x", "normed", "E", self._keep("x"))
-            multiply("in_z", "normed", "E", self._keep("z"))
+            self._prepare("normed", self.s.D)
+            multiply("in_x", "normed", self._keep("x"))
+            multiply("in_z", "normed", self._keep("z"))
             self._convolve(p, state)
             self._meet()
-            multiply("select", "x", "P", self._keep("select"))
+            self._prepare("x", self.s.E)
+            multiply("select", "x", self._keep("select"))
             self._meet()
-            multiply("dt", "select", "E", self._keep("dt"))
+            self._prepare("select", self.s.R)
+            multiply("dt", "select", self._keep("dt"))
             self._scan(p, state)
             self._meet()
-            multiply("out", "x", "D", self._add_to_stream)
+            self._prepare("x", self.s.E)
+            multiply("out", "x", self._add_to_stream)
             self._meet()
             return []
 
         f.loop(0, f.index("layers"), [], layer)
         p = f.pointer("parameters") + f.index("layers") * plan.parameters.size
         self._normalise(p + plan.final["norm"], p + plan.final["norm_bias"])
-        head = f.pointer("matrices") + f.index("layers") * plan.layer.size
-        self._multiply(head, p + plan.final["head_scale"], self.s.D, "normed", "V", self._keep("logits"))
+        self._prepare("normed", self.s.D)
+        head = self._matrix("head", f.pointer("matrices") + f.index("layers") * plan.layer.size, p, plan.final)
+        self._multiply(head, "V", "normed", self._keep("logits"))
+
+    def _matrix(self, name: str, words: Pointer, parameters: Pointer, layout: Layout) -> Matrix:
+        outputs, inputs = self.plan.matrices[name]
+        of_rows = {what: parameters + layout[f"{name}_{what}"] for what in self.plan.kind.parameters}
+        return Matrix(words, of_rows, inputs, self.plan.group[outputs])
 
     def _meet(self) -> None:
-        barrier(self.f, self.threads)
+        barrier(self.f, self.threads, self.columns)
 
     def _at(self, name: str, column: Int | int) -> Pointer:
-        """A region of a column's work space."""
+        """A region of a column's work space, or of this thread's own for it."""
+        if name in self.plan.own.sizes:
+            number = self.thread * self.columns + column
+            return self.f.pointer("own") + (number * self.plan.own.size + self.plan.own[name])
         return self.f.pointer("work") + (self.f.number(column) * self.plan.work.size + self.plan.work[name])
 
     def _keep(self, name: str) -> Callable[[Int, Int, Vec], None]:
@@ -167,7 +186,8 @@ class _Step:
             return []
 
         first, last = self.shares[share]
-        self.f.loop(first * GROUP, last * GROUP, [], block)
+        group = self.plan.group[share]
+        self.f.loop(first * group, last * group, [], block)
 
     def _embed(self) -> None:
         def one(block: Int, column: Int) -> None:
@@ -177,7 +197,7 @@ class _Step:
         self._own("D", one)
 
     def _normalise(self, weight: Pointer, bias: Pointer) -> None:
-        """normed = the norm of the stream; every thread does all of it and writes the same values."""
+        """normed = the norm of the stream; every thread does all of it for itself."""
         f, s, lanes, blocks = self.f, self.s, self.lanes, self.plan.blocks["D"]
         zero = f.vec(0.0)
 
@@ -212,70 +232,35 @@ class _Step:
 
         f.loop(0, self.columns, [], column)
 
-    def _multiply(
-        self,
-        matrix: Pointer,
-        scale: Pointer,
-        inputs: int,
-        source: str,
-        share: str,
-        use: Callable[[Int, Int, Vec], None],
-    ) -> None:
-        """use(block, column, matrix @ source) for this thread's output blocks and all columns."""
-        f = self.f
+    def _prepare(self, source: str, inputs: int) -> None:
+        """Round what `Bytes` will multiply; every thread does all of it for itself."""
+        kind = self.plan.kind
 
-        whole = self.columns // COLUMNS_AT_ONCE
+        def column(c: Int, _: list) -> list:
+            assert isinstance(kind, Bytes)
+            kind.prepare(self._at(source, c), self._at("room", c), inputs)
+            return []
+
+        if isinstance(kind, Bytes):
+            self.f.loop(0, self.columns, [], column)
+
+    def _multiply(self, matrix: Matrix, share: str, source: str, use: Callable[[Int, Int, Vec], None]) -> None:
+        """use(block, column, matrix @ source) for this thread's output blocks and all columns."""
+        f, whole = self.f, self.columns // COLUMNS_AT_ONCE
 
         def group(number: Int, _: list) -> list:
-            def several(i: Int, _: list) -> list:
-                self._dot(matrix, scale, inputs, source, number, i * COLUMNS_AT_ONCE, COLUMNS_AT_ONCE, use)
+            def together(first: Int, count: int) -> list:
+                columns = [Column(self._at(source, first + c), self._at("room", first + c)) for c in range(count)]
+                self.plan.kind.multiply(
+                    matrix, number, columns, lambda k, c, value: use(number * matrix.group + k, first + c, value)
+                )
                 return []
 
-            def one(column: Int, _: list) -> list:
-                self._dot(matrix, scale, inputs, source, number, column, 1, use)
-                return []
-
-            f.loop(0, whole, [], several)
-            f.loop(whole * COLUMNS_AT_ONCE, self.columns, [], one)
+            f.loop(0, whole, [], lambda i, _: together(i * COLUMNS_AT_ONCE, COLUMNS_AT_ONCE))
+            f.loop(whole * COLUMNS_AT_ONCE, self.columns, [], lambda column, _: together(column, 1))
             return []
 
         f.loop(*self.shares[share], [], group)
-
-    def _dot(
-        self,
-        matrix: Pointer,
-        scale: Pointer,
-        inputs: int,
-        source: str,
-        group: Int,
-        column: Int,
-        columns: int,
-        use: Callable[[Int, Int, Vec], None],
-    ) -> None:
-        f, lanes = self.f, self.lanes
-        sources = [self._at(source, column + c) for c in range(columns)]
-        weights = matrix + group * (even(inputs) * GROUP * lanes)
-
-        def pair(i: Int, sums: list[Vec]) -> list[Vec]:
-            new: list[Vec] = []
-            for parity in range(2):
-                values = [(x + i * 2 + parity).splat() for x in sources]
-                here = weights + (i * 2 + parity) * (GROUP * lanes)
-                for ahead in range(AHEAD, AHEAD + GROUP * lanes * matrix.element.size, LINE):
-                    (here + ahead // matrix.element.size).prefetch()
-                for k in range(GROUP):
-                    weight = (here + k * lanes).load()
-                    new += [fma(weight, value, sums[len(new) + c]) for c, value in enumerate(values)]
-            return new
-
-        half = GROUP * columns
-        sums = f.loop(0, even(inputs) // 2, [f.vec(0.0)] * (2 * half), pair)
-        for k in range(half):
-            at = group * GROUP + k // columns
-            value = sums[k] + sums[half + k]
-            if self.s.scaled:
-                value = value * (scale + at * lanes).load()
-            use(at, column + k % columns, value)
 
     def _convolve(self, p: Pointer, layer_state: Int) -> None:
         """x = silu(conv(x)) for this thread's channels, and their last W - 1 inputs."""

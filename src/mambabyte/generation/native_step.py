@@ -1,6 +1,7 @@
 """An engine for CPUs: one native call for each read, with weights in float32, bfloat16 or int8.
 
-Only matrices are narrowed. Norms, convolution, the scan's parameters, activations and every state stay float32.
+Only matrices are narrowed, and with int8 what they multiply is rounded to 16 bits. Norms, convolution, the scan, its
+parameters and every state stay float32.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import torch
 from torch import Tensor
 
 from mambabyte.generation.engine import why_unequal
-from mambabyte.generation.native_ir import GROUP, Layout, Plan, Sizes, even, step
-from mambabyte.generation.slots import Column, Slots
+from mambabyte.generation.native_ir import Layout, Plan, Sizes, step
+from mambabyte.generation.native_weights import KINDS
+from mambabyte.generation.slots import Slots
 from mambabyte.layers import State
 from mambabyte.layers.mamba import Mamba, MambaState
 from mambabyte.models import ByteLM, ByteLMState
@@ -25,18 +27,14 @@ from mambabyte.models.byte_lm import BYTES
 from mambabyte.ops.crew import Task, TeamKernel
 from mambabyte.ops.panels import block, unblock
 from mambabyte.ops.target import host_target
-from mambabyte.ops.vector_ir import BFLOAT, FLOAT, INT8
 from mambabyte.ops.vector_math import LOG2E
 
 Weights = Literal["float32", "bfloat16", "int8"]
-ELEMENTS = {"float32": FLOAT, "bfloat16": BFLOAT, "int8": INT8}
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 FIRST_SLOTS = 8
 # Columns of one call: bounds the work space of a long read.
 COLUMNS = 64
-# Weights from which a second thread pays on a quiet machine: 1.25 times the speed at 20 MB and 1.6 at 55 MB in float32,
-# three quarters of it at 5 MB in int8 (docs/log.md).
-SHARED_BYTES = 16 << 20
+# Weights from which a second thread pays: twice the speed at 5 MB, nothing at 1 MB (docs/log.md).
+SHARED_BYTES = 4 << 20
 
 
 def why_not(model: ByteLM) -> str | None:
@@ -54,10 +52,10 @@ def why_not(model: ByteLM) -> str | None:
 class NativeEngine:
     """`mambabyte.generation.engine.Engine` for a model of Mamba layers of one size, on the CPU.
 
-    Weights are copied when the engine is made. `weights` "bfloat16" rounds matrices, "int8" rounds each row of a matrix
-    to 255 levels of its own scale. A read of several bytes gives the same bits as as many reads of one byte, so its
-    tolerance is 0, but fetches each weight once. `threads` None is one, or two where a byte reads more weights than a
-    core's cache holds; the bits are the same for any number.
+    Weights are copied when the engine is made. `weights` "bfloat16" rounds matrices; "int8" rounds each row of a matrix
+    to 255 levels of its own scale, and each vector that is multiplied to 65,535. A read of several bytes gives the same
+    bits as as many reads of one byte, so its tolerance is 0, but fetches each weight once. `threads` None is one, or
+    two where a byte reads more weights than a core's cache holds; the bits are the same for any number.
 
     Raises ValueError for a model that `why_not` refuses.
     """
@@ -71,8 +69,8 @@ class NativeEngine:
         reason = why_not(model)
         if reason is not None:
             raise ValueError(f"the native engine cannot run this model: {reason}")
-        if weights not in ELEMENTS:
-            raise ValueError(f"weights={weights!r} is not one of {', '.join(ELEMENTS)}")
+        if weights not in KINDS:
+            raise ValueError(f"weights={weights!r} is not one of {', '.join(KINDS)}")
         self.model, self.outputs = model, outputs
         kernel, self._plan, buffers = _pack(model, weights)
         if threads is None:
@@ -81,14 +79,17 @@ class NativeEngine:
         self._layers = len(model.layers)
         self._slots = Slots(FIRST_SLOTS)
         self._states = torch.zeros(FIRST_SLOTS, self._layers * self._plan.state.size)
-        work, columns = torch.zeros(COLUMNS, self._plan.work.size), torch.zeros(3, COLUMNS, dtype=torch.int64)
+        work, own = (
+            torch.zeros(n, COLUMNS, part.size) for n, part in ((1, self._plan.work), (self.threads, self._plan.own))
+        )
+        columns = torch.zeros(3, COLUMNS, dtype=torch.int64)
         self._columns = columns.numpy()
         start = self._plan.work["logits"]
-        self._logits = work.numpy()[:, start : start + min(model.config.vocab_size, outputs)]
+        self._logits = work.numpy()[0, :, start : start + min(model.config.vocab_size, outputs)]
         ids, before, after = columns
         self._task = Task(
-            kernel, work=work, states=self._states, ids=ids, before=before, after=after, columns=0, layers=self._layers,
-            **buffers,
+            kernel, work=work, own=own, states=self._states, ids=ids, before=before, after=after, columns=0,
+            layers=self._layers, **buffers,
         )  # fmt: skip
 
     def join(self, state: ByteLMState) -> int:
@@ -105,21 +106,20 @@ class NativeEngine:
 
     def read(self, rows: Sequence[int], data: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """See `Engine.read`."""
-        columns = [column for row, piece in zip(rows, data, strict=True) for column in self._slots.read(row, piece)]
+        columns = np.array(self._slots.read_all(rows, data))
         self._grow()
-        if len(columns) <= COLUMNS:
+        count = columns.shape[1]
+        if count <= COLUMNS:
             logits = self._run(columns)
         else:
-            logits = np.concatenate(
-                [self._run(columns[i : i + COLUMNS]).copy() for i in range(0, len(columns), COLUMNS)]
-            )
-        ends = itertools.accumulate(len(piece) for piece in data)
+            logits = np.concatenate([self._run(columns[:, i : i + COLUMNS]).copy() for i in range(0, count, COLUMNS)])
+        ends = itertools.accumulate(map(len, data))
         return [logits[end - len(piece) : end] for end, piece in zip(ends, data, strict=True)]
 
-    def _run(self, columns: list[Column]) -> np.ndarray:
-        """The logits after each column, in memory that the next run overwrites."""
-        count = len(columns)
-        self._columns[:, :count] = np.array(columns).T
+    def _run(self, columns: np.ndarray) -> np.ndarray:
+        """The logits after columns (ids, slots before, slots after), in memory that the next run overwrites."""
+        count = columns.shape[1]
+        self._columns[:, :count] = columns
         self._task.set(columns=count)
         self._task.run(self.threads)
         return self._logits[:count]
@@ -168,8 +168,7 @@ def _sizes(model: ByteLM, weights: Weights) -> Sizes:
         layer_norm=norm.kind == "layer",
         norm_bias=norm.bias,
         eps=norm.eps,
-        element=ELEMENTS[weights],
-        scaled=weights == "int8",
+        weights=weights,
     )
 
 
@@ -188,14 +187,19 @@ def _pack(model: ByteLM, weights: Weights) -> Packed:
     plan = Plan(sizes, host_target().lanes)
     matrices: list[Tensor] = []
     parameters: list[Tensor] = []
+
+    def stored(name: str, matrix: Tensor) -> dict[str, Tensor]:
+        words, of_rows = _store(plan, name, matrix)
+        matrices.append(words)
+        return {f"{name}_{what}": values for what, values in of_rows.items()}
+
     for unit in model.units():
-        packed = {name: _matrix(matrix, plan.lanes, weights) for name, matrix in _matrices(unit.layer, sizes).items()}
-        matrices += [matrix.flatten() for matrix, _ in packed.values()]
-        values = _parameters(unit.layer) | {f"{name}_scale": scale for name, (_, scale) in packed.items()}
+        values = _parameters(unit.layer)
+        for name, matrix in _matrices(unit.layer, sizes).items():
+            values |= stored(name, matrix)
         parameters.append(_fill(plan.parameters, values | {"norm": unit.norm.weight, "norm_bias": unit.norm.bias}))
-    head, scale = _matrix(model.head.weight, plan.lanes, weights)
-    matrices.append(head.flatten())
-    parameters.append(_fill(plan.final, {"norm": model.norm.weight, "norm_bias": model.norm.bias, "head_scale": scale}))
+    values = stored("head", model.head.weight)
+    parameters.append(_fill(plan.final, values | {"norm": model.norm.weight, "norm_bias": model.norm.bias}))
     width = plan.blocks["D"] * plan.lanes
     embedding = torch.zeros(sizes.V, width)
     embedding[:, : sizes.D] = model.embedding.weight
@@ -231,17 +235,14 @@ def _parameters(layer: Mamba) -> dict[str, Tensor]:
     }
 
 
-def _matrix(matrix: Tensor, lanes: int, weights: Weights) -> tuple[Tensor, Tensor]:
-    """(outputs, inputs) -> (groups, even inputs, GROUP, lanes) in the weights' type, and each output row's scale."""
-    outputs, inputs = matrix.shape
-    groups = -(-outputs // (GROUP * lanes))
-    padded = torch.zeros(groups * GROUP * lanes, even(inputs))
-    padded[:outputs, :inputs] = matrix
-    scale = torch.ones(len(padded))
-    if weights == "int8":
-        scale = padded.abs().amax(1).clamp(min=1e-30) / 127
-        padded = (padded / scale[:, None]).round()
-    return padded.view(groups, GROUP, lanes, -1).permute(0, 3, 1, 2).contiguous().to(DTYPES[weights]), scale
+def _store(plan: Plan, name: str, matrix: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """The words of a matrix (outputs, inputs) in the order in which they are read, and parameters of its outputs."""
+    outputs, inputs = plan.matrices[name]
+    groups, group = plan.groups[outputs], plan.group[outputs]
+    padded = torch.zeros(groups * group * plan.lanes, inputs)
+    padded[: len(matrix)] = matrix
+    words, of_rows = plan.kind.store(padded, inputs)
+    return words.view(groups, group, plan.lanes, -1).permute(0, 3, 1, 2).flatten(), of_rows
 
 
 def _fill(layout: Layout, values: dict[str, Tensor | None]) -> Tensor:

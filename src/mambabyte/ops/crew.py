@@ -3,7 +3,8 @@
 Waking a thread that sleeps takes 40 us and more, and a step of a small model lasts 250; one that is looking at a word
 of memory begins at once. So a helper looks for the next call for about a millisecond, letting others run in between,
 before it sleeps. The leader of a call counts in the helpers that are awake and works with these; what it computes does
-not depend on how many they are.
+not depend on how many they are. Beside a busy neighbour, threads that wait for each other are slower than one: after a
+call in which a helper was not there or was put aside, the next ones are made alone.
 
 A helper is ASLEEP, WAITING, CALLED (counted in) or WORKING. It moves itself from ASLEEP to WAITING and, when its
 patience ends, back; the leader moves it from WAITING to CALLED and WORKING, and it returns to WAITING when it has
@@ -18,18 +19,31 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
-import numpy as np
 import torch
 from llvmlite import ir
 
 from mambabyte.ops.native import Kernel, pool
 from mambabyte.ops.target import host_target
-from mambabyte.ops.team import NUMBERS, SIZE, TEAM_WORDS, entry_name, read, rest, swap, wait_while, write
+from mambabyte.ops.team import (
+    ARRIVALS,
+    NUMBERS,
+    SIZE,
+    STALLS,
+    TEAM_WORDS,
+    entry_name,
+    read,
+    rest,
+    swap,
+    wait_while,
+    write,
+)
 from mambabyte.ops.vector_ir import INDEX, PTR, Function, Pointer, arrays
 
 ASLEEP, WAITING, CALLED, WORKING = range(4)
 # Looks at its word before a helper sleeps, and of a leader before it begins without a helper that it has woken.
 PATIENCE, WAKING = 500_000, 200_000
+# Calls made alone after one that was not helped: 1, 3, 7 and so on up to this many.
+MOST_ALONE = 255
 # The desk, in 64-bit words: what the next call runs, then the state of each helper on a cache line of its own.
 ENTRY, ARGUMENTS, HELPERS, LINE = 0, 1, 8, 8
 WORD_BYTES = 8
@@ -53,19 +67,26 @@ class Task:
         assert kernel.places.keys() == {*arguments, "team"}, sorted(arguments)
         self._kernel = kernel
         self._kept: dict[str, torch.Tensor | int] = {}
-        self._words = np.zeros(2 + len(kernel.places), np.int64)
-        self.team = torch.zeros(TEAM_WORDS, dtype=torch.int64)
-        self.set(team=self.team, **arguments)
+        self._words = torch.zeros(2 + len(kernel.places), dtype=torch.int64)
+        self._values, self._place = self._words.numpy(), self._words.data_ptr()
+        team = torch.zeros(TEAM_WORDS, dtype=torch.int64)
+        self.team, self._team = team.numpy(), team.data_ptr()
+        self.set(team=team, **arguments)
 
     def set(self, **arguments: torch.Tensor | int) -> None:
         """Change some arguments."""
         for name, value in arguments.items():
             self._kept[name] = value
-            self._words[self._kernel.places[name]] = value if isinstance(value, int) else value.data_ptr()
+            self._values[self._kernel.places[name]] = value if isinstance(value, int) else value.data_ptr()
 
     def run(self, threads: int) -> None:
         """Run on this thread and at most `threads - 1` others, without the GIL."""
-        _crew().call(self._kernel.entry, self._words.ctypes.data, self.team, min(threads, os.cpu_count() or 1) - 1)
+        _crew().call(self, min(threads, os.cpu_count() or 1) - 1)
+
+    def lead(self, desk: int, with_helpers: Kernel, helpers: int) -> bool:
+        """Run with helpers who look at the desk; whether all of them were there all the time."""
+        with_helpers.alone(desk, self._team, self._kernel.entry, self._place, helpers)
+        return bool(self.team[SIZE] == helpers + 1 and self.team[STALLS] == 0)
 
 
 class _Crew:
@@ -73,21 +94,24 @@ class _Crew:
 
     def __init__(self) -> None:
         self._one_call = threading.Lock()  # helpers of a call wait for each other: two calls cannot share them
-        self._desk = np.zeros(HELPERS + LINE * (os.cpu_count() or 1), np.int64)
+        self._desk = torch.zeros(HELPERS + LINE * (os.cpu_count() or 1), dtype=torch.int64)
+        self._place = self._desk.data_ptr()
         self._lead, self._serve = Kernel(_lead()), Kernel(_serve())
         self._at_work: dict[int, Future[None]] = {}
+        self._alone, self._last_alone = 0, 0  # calls that are still to be made alone, and how many they were
 
-    def call(self, entry: int, arguments: int, team: torch.Tensor, helpers: int) -> None:
+    def call(self, task: Task, helpers: int) -> None:
         with self._one_call:
+            if helpers and self._alone:
+                self._alone, helpers = self._alone - 1, 0
             for number in range(helpers):
                 if number not in self._at_work or self._at_work[number].done():
-                    self._at_work[number] = pool().submit(self._help, number)
-            desk = self._desk.ctypes.data
-            self._lead(threads=1, desk=desk, team=team, entry=entry, arguments=arguments, helpers=helpers)
-
-    def _help(self, number: int) -> None:
-        desk = self._desk.ctypes.data
-        self._serve(threads=1, desk=desk, own=desk + WORD_BYTES * (HELPERS + LINE * number))
+                    own = self._place + WORD_BYTES * (HELPERS + LINE * number)
+                    self._at_work[number] = pool().submit(self._serve.alone, self._place, own)
+            helped = task.lead(self._place, self._lead, helpers)
+            if helpers:
+                self._last_alone = self._last_alone // 2 if helped else min(2 * self._last_alone + 1, MOST_ALONE)
+                self._alone = 0 if helped else self._last_alone
 
 
 @functools.cache
@@ -126,8 +150,8 @@ def _lead() -> Function:
     write(f, desk + ARGUMENTS, f.index("arguments"))
     (size,) = for_each_helper([f.number(1)], count_in)
     write(f, team + SIZE, size)
-    write(f, team + NUMBERS, 0)
-    write(f, team, 0)
+    for word in (ARRIVALS, NUMBERS, STALLS):
+        write(f, team + word, 0)
     for_each_helper([], begin)
     _enter(f)
     for_each_helper([], wait_for)

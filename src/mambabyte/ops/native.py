@@ -57,6 +57,11 @@ class Kernel:
         for other in others:
             other.result()
 
+    def alone(self, *values: int) -> None:
+        """Run on the calling thread with addresses and integers in the kernel's order: the shortest way in."""
+        assert self.scratch_bytes == 0, f"{self.name} needs scratch memory"
+        self._call(None, None, *values)
+
     def address(self, name: str) -> int:
         """Where the function of this name in the kernel's module begins."""
         return self._engine.get_function_address(name)

@@ -12,7 +12,8 @@ import llvmlite.binding as llvm
 class Target:
     """What kernels are written for: the CPU as LLVM names it and its vectors.
 
-    `lanes` is the float32 lanes of a vector, `resident` how many state vectors a loop may carry without spilling.
+    `lanes` is the float32 lanes of a vector, `resident` how many state vectors a loop may carry without spilling,
+    `byte_products` LLVM's name of the instruction that adds four products of bytes to each 32-bit lane, or None.
     """
 
     cpu: str
@@ -20,6 +21,7 @@ class Target:
     lanes: int
     resident: int
     avx512: bool
+    byte_products: str | None
 
 
 def target_for(cpu: str, features: str) -> Target:
@@ -29,8 +31,11 @@ def target_for(cpu: str, features: str) -> Target:
     """
     if "+avx512f" in features and "+avx512dq" in features:  # dq: vreduceps
         # LLVM prefers 256-bit vectors on some CPUs that run 512-bit ones at full speed
-        return Target(cpu, features + ",-prefer-256-bit", lanes=16, resident=16, avx512=True)
-    return Target(cpu, features, lanes=8, resident=8, avx512=False)
+        products = "llvm.x86.avx512.vpdpbusd.512" if "+avx512vnni" in features else None
+        wide = features + ",-prefer-256-bit"
+        return Target(cpu, wide, lanes=16, resident=16, avx512=True, byte_products=products)
+    products = "llvm.x86.avx512.vpdpbusd.256" if "+avxvnni" in features.split(",") else None
+    return Target(cpu, features, lanes=8, resident=8, avx512=False, byte_products=products)
 
 
 @functools.cache

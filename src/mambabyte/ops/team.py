@@ -10,13 +10,15 @@ from llvmlite import ir
 
 from mambabyte.ops.vector_ir import I64, PTR, Function, Int, Pointer
 
-# Looks at a word of memory before a waiting thread lets others run. A look takes about a nanosecond; a thread that
-# waits for one that the system has put aside would otherwise burn its time slice.
-LOOKS = 2000
+# Looks at a word of memory, of about a nanosecond each, before a waiting thread lets others run: longer than threads
+# wait that share work evenly. One that waits for a thread which the system has put aside would burn its time slice; one
+# that gives way too early would lose milliseconds to a busy neighbour at every barrier.
+LOOKS = 100_000
 FOR_EVER = 1 << 62
-# What a team shares, in 64-bit words: how many came to barriers, how many threads it has, how many took their number.
-ARRIVALS, SIZE, NUMBERS = range(3)
-TEAM_WORDS = 3
+# What a team shares, in 64-bit words: how many came to barriers, how many threads it has, how many took their number,
+# how many waits were so long that they let others run.
+ARRIVALS, SIZE, NUMBERS, STALLS = range(4)
+TEAM_WORDS = 4
 
 
 def as_team(f: Function, body: Callable[[Int, Int], None]) -> None:
@@ -40,11 +42,19 @@ def entry_name(f: Function) -> str:
     return f"{f.name}_entry"
 
 
-def barrier(f: Function, threads: Int) -> None:
-    """Wait until all threads of the team have come here."""
-    arrivals = f.pointer("team") + ARRIVALS
-    everyone = (add(f, arrivals, 1) // threads + 1) * threads
-    wait_while(f, lambda: read(f, arrivals).compare("<", everyone))
+def barrier(f: Function, threads: Int, work: Int | int = 1) -> None:
+    """Wait until all threads of the team have come here; others may run after `work` times LOOKS looks."""
+    team = f.pointer("team")
+    everyone = (add(f, team + ARRIVALS, 1) // threads + 1) * threads
+
+    def stall() -> None:
+        add(f, team + STALLS, 1)
+
+    def look_again(carry: list) -> list:
+        f.when(rest(f, carry[0], work), stall)
+        return [carry[0] + 1]
+
+    f.repeat_while([f.number(0)], lambda _: read(f, team + ARRIVALS).compare("<", everyone), look_again)
 
 
 def wait_while(f: Function, condition: Callable[[], ir.Value], looks: int = FOR_EVER) -> None:
@@ -60,9 +70,11 @@ def wait_while(f: Function, condition: Callable[[], ir.Value], looks: int = FOR_
     f.repeat_while([f.number(0)], waiting, look_again)
 
 
-def rest(f: Function, looks: Int) -> None:
-    """Let other threads of the machine run after every LOOKS looks."""
-    f.when((looks % LOOKS).compare("==", LOOKS - 1), lambda: _let_others_run(f))
+def rest(f: Function, looks: Int, work: Int | int = 1) -> ir.Value:
+    """Let other threads of the machine run after every `work` times LOOKS looks; returns the bit whether they could."""
+    now = (looks % (f.number(work) * LOOKS)).compare("==", f.number(work) * LOOKS - 1)
+    f.when(now, lambda: _let_others_run(f))
+    return now
 
 
 # words that threads share

@@ -32,7 +32,6 @@ class Element:
 
 FLOAT = Element("float32", F32, 4)
 BFLOAT = Element("bfloat16", I16, 2)
-INT8 = Element("int8", I8, 1)
 BYTE = Element("uint8", I8, 1)
 INDEX = Element("int64", I64, 8)
 
@@ -117,6 +116,54 @@ class Vec:
         """A mask: the bit of a lane says whether `self relation other` there (false for NaN)."""
         return self.f.b.fcmp_ordered(relation, self.value, self.f.vec(other).value)
 
+    def bits(self) -> Ints:
+        """The bits of every lane."""
+        return Ints(self.f, self.f.b.bitcast(self.value, self.f.ints))
+
+    def rounded(self) -> Ints:
+        """The nearest integers, ties to even; lanes must lie within 32 bits."""
+        f = self.f
+        return Ints(f, f.b.fptosi(f.intrinsic("llvm.rint", f.floats, [self.value], "{0}"), f.ints))
+
+
+class Ints:
+    """A vector of 32-bit integers, as many as a `Vec` has lanes."""
+
+    def __init__(self, f: Function, value: ir.Value):
+        self.f, self.value = f, value
+
+    def _apply(self, instruction: str, operand: int) -> Ints:
+        return Ints(self.f, getattr(self.f.b, instruction)(self.value, self.f.bits(operand)))
+
+    def plus(self, operand: int) -> Ints:
+        """Add a number to every lane."""
+        return self._apply("add", operand)
+
+    def shift_left(self, places: int) -> Ints:
+        """Shift the bits of every lane; zeros come in."""
+        return self._apply("shl", places)
+
+    def shift_right(self, places: int) -> Ints:
+        """Shift the bits of every lane; zeros come in."""
+        return self._apply("lshr", places)
+
+    def mask(self, bits: int) -> Ints:
+        """Keep these bits of every lane."""
+        return self._apply("and_", bits)
+
+    def as_floats(self) -> Vec:
+        """The float32 lanes that have these bits."""
+        return Vec(self.f, self.f.b.bitcast(self.value, self.f.floats))
+
+    def to_floats(self) -> Vec:
+        """The same numbers in float32, rounded to nearest."""
+        return Vec(self.f, self.f.b.sitofp(self.value, self.f.floats))
+
+    def store_bytes(self, place: Pointer) -> None:
+        """Write the lowest byte of every lane, one after the other."""
+        b = self.f.b
+        b.store(b.trunc(self.value, ir.VectorType(I8, self.f.target.lanes)), place.value, align=1)
+
 
 class Pointer:
     """An address of elements; adding an `Int` moves it by that many elements."""
@@ -154,6 +201,15 @@ class Pointer:
         """The one element here in every lane."""
         return self.f.splat(self.f.b.load(self.value, typ=self.element.type, align=self.element.size), self.element)
 
+    def of(self, element: Element) -> Pointer:
+        """The same address, of other elements."""
+        return Pointer(self.f, self.value, element)
+
+    def splat_word(self) -> Ints:
+        """The 32 bits here in every lane."""
+        f = self.f
+        return Ints(f, f.broadcast(f.b.load(self.value, typ=I32, align=4), f.ints))
+
     def gather(self, stride: Int | int, count: Int | int) -> Vec:
         """Lane i is the element i * stride away, i below `count`; lanes past that repeat the last one."""
         f = self.f
@@ -178,7 +234,7 @@ class Pointer:
         f.intrinsic("llvm.prefetch", ir.VoidType(), [self.value, f.i32(int(write)), f.i32(2), f.i32(1)], "p0")
 
 
-Carry = Sequence[Vec | Int]
+Carry = Sequence[Vec | Ints | Int]
 
 
 def arrays(element: Element, *names: str) -> dict[str, Element]:
@@ -334,33 +390,46 @@ class Function:
         """The mask of the first `count` lanes."""
         b, kind = self.b, ir.VectorType(I64, self.target.lanes)
         lanes = ir.Constant(kind, list(range(self.target.lanes)))
-        return b.icmp_signed("<", lanes, self._broadcast(count.value, kind))
+        return b.icmp_signed("<", lanes, self.broadcast(count.value, kind))
 
     def select(self, bit: ir.Value, yes, no):  # type: ignore[no-untyped-def]
         """`yes` where the bit (or the lane's bit of a mask) is set, else `no`; two Ints, two Vecs or two Pointers."""
         value = self.b.select(bit, yes.value, no.value)
         return Pointer(self, value, yes.element) if isinstance(yes, Pointer) else type(yes)(self, value)
 
-    def _broadcast(self, scalar: ir.Value, kind: ir.VectorType) -> ir.Value:
+    def broadcast(self, scalar: ir.Value, kind: ir.VectorType) -> ir.Value:
+        """A scalar in every lane of a vector of that type."""
         undefined = ir.Constant(kind, ir.Undefined)
         first = self.b.insert_element(undefined, scalar, self.i32(0))
         return self.b.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, kind.count), None))
 
     def splat(self, scalar: ir.Value, element: Element) -> Vec:
         """A scalar as loaded from memory in every lane, as float32."""
-        return Vec(
-            self, self.to_float(self._broadcast(scalar, ir.VectorType(element.type, self.target.lanes)), element)
+        return Vec(self, self.to_float(self.broadcast(scalar, ir.VectorType(element.type, self.target.lanes)), element))
+
+    def add_products_of_bytes(self, sums: Ints, unsigned: Ints, signed: Ints) -> Ints:
+        """To each lane, add the four products of its bytes in `unsigned`, 0 to 255, and in `signed`, -128 to 127."""
+        b, lanes = self.b, self.target.lanes
+        if self.target.byte_products is not None:
+            arguments = [sums.value, unsigned.value, signed.value]
+            return Ints(self, self.intrinsic(self.target.byte_products, self.ints, arguments))
+        eight, sixteen, wide = (ir.VectorType(kind, 4 * lanes) for kind in (I8, I16, I32))
+        products = b.mul(
+            b.zext(b.bitcast(unsigned.value, eight), sixteen), b.sext(b.bitcast(signed.value, eight), sixteen)
         )
+        products, value = b.sext(products, wide), sums.value
+        for k in range(4):
+            places = ir.Constant(ir.VectorType(I32, lanes), [4 * lane + k for lane in range(lanes)])
+            value = b.add(value, b.shuffle_vector(products, ir.Constant(wide, ir.Undefined), places))
+        return Ints(self, value)
 
     def to_float(self, raw: ir.Value, element: Element) -> ir.Value:
         """Widen a loaded vector to float32."""
         if element is FLOAT:
             return raw
-        if element is BFLOAT:  # bfloat16 is the upper half of a float32
-            wide = self.b.shl(self.b.zext(raw, self.ints), self.bits(16))
-            return self.b.bitcast(wide, self.floats)
-        assert element is INT8, element
-        return self.b.sitofp(self.b.sext(raw, self.ints), self.floats)
+        assert element is BFLOAT, element  # the upper half of a float32
+        wide = self.b.shl(self.b.zext(raw, self.ints), self.bits(16))
+        return self.b.bitcast(wide, self.floats)
 
     def from_float(self, value: ir.Value, element: Element) -> ir.Value:
         """Round a float32 vector to what memory holds, to nearest even; NaN stays NaN."""

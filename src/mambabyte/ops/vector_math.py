@@ -145,9 +145,18 @@ def _shuffle(a: Vec, b: Vec, lanes: Sequence[int]) -> Vec:
 
 def total(a: Vec) -> Vec:
     """The sum over the lanes, in every lane."""
+    return _over_lanes(a, lambda one, other: one + other)
+
+
+def largest(a: Vec) -> Vec:
+    """The largest lane, in every lane."""
+    return _over_lanes(a, maximum)
+
+
+def _over_lanes(a: Vec, combine: Callable[[Vec, Vec], Vec]) -> Vec:
     lanes, stride = a.f.target.lanes, 1
     while stride < lanes:
-        a = a + _shuffle(a, a, [lane ^ stride for lane in range(lanes)])
+        a = combine(a, _shuffle(a, a, [lane ^ stride for lane in range(lanes)]))
         stride *= 2
     return a
 
