@@ -1,5 +1,6 @@
 """Teams: every thread of a call does its part, whoever is awake, from many callers at once, after forks and at exit."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mambabyte.ops import crew, team
 from mambabyte.ops.crew import Task, TeamKernel
 from mambabyte.ops.target import host_target
 from mambabyte.ops.team import SIZE, as_team, barrier
@@ -80,6 +82,34 @@ def test_a_helper_takes_part() -> None:
         return int(task.team[SIZE])
 
     assert any(size() == min(2, os.cpu_count() or 1) for _ in range(50_000))
+
+
+def test_after_a_helper_that_kept_the_leader_waiting_calls_are_made_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    if (os.cpu_count() or 1) < 2:
+        pytest.skip("this machine has one core: nobody helps")
+    monkeypatch.setattr(team, "LOOKS", 50)
+    f = Function("lag", host_target(), {"x": FLOAT, "team": INDEX}, [])
+
+    def body(thread: Int, threads: Int) -> None:
+        def look(carry: list) -> list:
+            return [carry[0] + (team.read(f, f.pointer("team")) + 1)]  # atomic, so that the loop is not left out
+
+        f.repeat_while([f.number(0)], lambda carry: carry[0].compare("<", thread * 1_000_000), look)
+        barrier(f, threads)
+
+    as_team(f, body)
+    crew._crew.cache_clear()  # nothing is known of helpers
+    task = Task(TeamKernel(f), x=torch.zeros(1))
+
+    def size() -> int:
+        task.run(threads=2)
+        return int(task.team[SIZE])
+
+    sizes = [size() for _ in range(600)]
+    crew._crew.cache_clear()
+    together = [i for i, n in enumerate(sizes) if n == 2]
+    assert together, "no helper came in time in any of many calls"
+    assert all(later > 2 * first for first, later in itertools.pairwise(together)), together
 
 
 def test_callers_in_many_threads_take_turns() -> None:

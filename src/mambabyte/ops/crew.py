@@ -106,12 +106,14 @@ class _Crew:
                 self._alone, helpers = self._alone - 1, 0
             for number in range(helpers):
                 if number not in self._at_work or self._at_work[number].done():
-                    own = self._place + WORD_BYTES * (HELPERS + LINE * number)
-                    self._at_work[number] = pool().submit(self._serve.alone, self._place, own)
+                    self._at_work[number] = pool().submit(self._help, number)
             helped = task.lead(self._place, self._lead, helpers)
             if helpers:
                 self._last_alone = self._last_alone // 2 if helped else min(2 * self._last_alone + 1, MOST_ALONE)
                 self._alone = 0 if helped else self._last_alone
+
+    def _help(self, number: int) -> None:
+        self._serve.alone(self._place, self._place + WORD_BYTES * (HELPERS + LINE * number))
 
 
 @functools.cache
