@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mambabyte.generation import ByteDrafter, constraints, generate, stream
+from mambabyte.generation import ByteDrafter, constraints, generate, json_schema, stream
 from mambabyte.generation.automaton import Automaton
 from mambabyte.generation.regex import LAST, negate, utf8
 from tests.generation.conftest import tiny_model
@@ -102,6 +102,9 @@ SCHEMAS = {
 }
 
 
+KEYWORDS = [*json_schema._KNOWN, "title"]
+
+
 def obeys(value, schema, root):
     """JSON Schema validation for the keywords above."""
     if schema is True:
@@ -180,6 +183,52 @@ def test_integer_bounds_are_kept(low, high, value):
     assert rule.matches(str(value).encode()) == (low <= value <= high)
 
 
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 3) | st.floats() | st.sampled_from(["", "string", "#", "^a", "\ud800"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(KEYWORDS), inner, max_size=2),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=300)
+@given(st.dictionaries(st.sampled_from(KEYWORDS), VALUES, max_size=3))
+def test_every_schema_is_kept_or_refused_in_a_sentence(schema):
+    try:
+        rule = constraints.json_schema(schema)
+    except ValueError as error:
+        assert re.match("JSON schema|the (constraint|regular expression) ", str(error))  # noqa: PT017
+    else:
+        json.loads(walk(rule, rule.shortest(rule.start), random.Random(0)))
+
+
+def test_a_property_is_laid_out_once_whether_or_not_others_come_before():
+    few, many = (constraints.json_schema({"properties": dict.fromkeys(map(str, range(n)), True)}) for n in (3, 12))
+    assert len(many._nfa.steps) < 5 * len(few._nfa.steps)
+    assert many.matches(b'{"2":[],"11": {"a":1}}')
+    assert not many.matches(b'{"11":1,"2":1}')
+
+
+@pytest.mark.parametrize(
+    ("build", "given"),
+    [
+        (constraints.regex, "((a{100}){100}){100}"),
+        (constraints.regex, "((((){1000}){1000}){1000}){1000}"),
+        (constraints.json_schema, {"items": {"maxLength": 900}, "maxItems": 900}),
+    ],
+    ids=["much", "much of nothing", "JSON"],
+)
+def test_what_would_not_fit_into_memory_is_refused(build, given, monkeypatch):
+    monkeypatch.setattr("mambabyte.generation.automaton.MOST_PARTS", 20_000)
+    with pytest.raises(ValueError, match="over 20,000 parts, repetitions multiplied; allow fewer"):
+        build(given)
+
+
+def test_references_that_multiply_are_refused():
+    members = {"properties": {name: {"$ref": f"#/$defs/{name}"} for name in "abcd"}}
+    with pytest.raises(ValueError, match=r"over 16,384 values, references followed; use fewer"):
+        constraints.json_schema({"$defs": dict.fromkeys("abcd", members), "$ref": "#/$defs/a"})
+
+
 @pytest.mark.parametrize("pattern", ["[a-f]{3}(x|yz)*", "é+⚡", "(ab){1,9}c"])
 def test_every_walk_ends_in_a_word_within_the_limit(pattern):
     rule, rng = constraints.regex(pattern), random.Random(1)
@@ -246,7 +295,10 @@ def test_a_limit_too_small_for_any_word_is_a_sentence(model):
         ("[z-a]", "backwards"),
         (r"\x4", "hexadecimal"),
         ("a\\", "too early"),
+        ("a\udcff", "no UTF-8, which no output has, at character 2"),
+        ("(" * 5000 + ")" * 5000, "inside each other"),
     ],
+    ids=lambda value: value[:20],
 )
 def test_a_wrong_pattern_is_a_sentence(pattern, words):
     with pytest.raises(ValueError, match=re.escape(words)):
@@ -274,8 +326,17 @@ def test_a_wrong_pattern_is_a_sentence(pattern, words):
         ({"minimum": 5, "maximum": 4}, "are none"),
         ({"enum": []}, "no text"),
         (False, "expected an object"),
+        ({"required": [{}]}, "required lists something else than strings"),
+        ({"type": [{}]}, "type lists something else than strings"),
+        ({"minimum": "1"}, "minimum is '1'; only an integer"),
+        ({"exclusiveMaximum": None}, "exclusiveMaximum is None; only an integer"),
+        ({"maximum": True}, "maximum is True; only an integer"),
+        ({"const": float("nan")}, "cannot be written as JSON"),
+        ({"const": float("inf"), "type": "number"}, "cannot be written as JSON"),
+        ({"properties": {"\ud800": True}}, "cannot be written as JSON"),
+        ('{"items": ' * 5000 + "{}" + "}" * 5000, "inside each other"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:40],
 )
 def test_a_wrong_schema_is_a_sentence(schema, words):
     with pytest.raises(ValueError, match=words):

@@ -6,8 +6,9 @@ complete a word, so that an output never runs into its limit in the middle of on
 """
 
 import dataclasses
+import functools
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from mambabyte.generation.sampling import Mask
 
+MOST_PARTS = 1 << 20  # that an expression is laid out in: some 5 seconds and 500 MB
 NEVER = np.iinfo(np.int64).max // 2  # more bytes than any output has: no word can be completed
 
 
@@ -56,7 +58,15 @@ class Joined:
     separator: "Expression"
 
 
-Expression: TypeAlias = OneOf | Chain | Choice | Times | Joined
+@dataclasses.dataclass(frozen=True)
+class Members:
+    """Some of the parts, in their order, with a separator between each two; of each part, whether it must be there."""
+
+    parts: tuple[tuple["Expression", bool], ...]
+    separator: "Expression"
+
+
+Expression: TypeAlias = OneOf | Chain | Choice | Times | Joined | Members
 
 EMPTY = Chain(())
 
@@ -64,6 +74,19 @@ EMPTY = Chain(())
 def literal(data: bytes) -> Expression:
     """Exactly these bytes."""
     return sequence(*(OneOf(((byte, byte),)) for byte in data))
+
+
+def words(some: Collection[bytes]) -> Expression:
+    """Any of these words; what several begin with is laid out once."""
+    ends: dict[int, set[bytes]] = {}
+    for word in some:
+        if word:
+            ends.setdefault(word[0], set()).add(word[1:])
+    alike: dict[frozenset[bytes], list[int]] = {}
+    for first, rest in ends.items():
+        alike.setdefault(frozenset(rest), []).append(first)
+    parts = [sequence(OneOf(tuple((byte, byte) for byte in firsts)), words(rest)) for rest, firsts in alike.items()]
+    return choice(*parts, *([EMPTY] if b"" in some else []))
 
 
 def sequence(*parts: Expression) -> Expression:
@@ -90,6 +113,7 @@ class _Nfa:
 
     steps: list[list[tuple[Mask, int]]] = dataclasses.field(default_factory=list)
     free: list[list[int]] = dataclasses.field(default_factory=list)
+    parts: int = 0
 
     def new(self) -> int:
         self.steps.append([])
@@ -97,13 +121,18 @@ class _Nfa:
         return len(self.steps) - 1
 
     def add(self, expression: Expression, start: int) -> int:
-        """Lay `expression` out from state `start`; returns the state where it has been read."""
+        """Lay `expression` out from state `start`; returns the state where it has been read.
+
+        Raises ValueError for one of too many parts, every repetition counted as often as it may come.
+        """
+        self.parts += 1
+        if self.parts > MOST_PARTS:
+            raise ValueError(
+                f"the constraint has over {MOST_PARTS:,} parts, repetitions multiplied; allow fewer of them"
+            )
         match expression:
             case OneOf(ranges):
-                mask = np.zeros(256, bool)
-                for low, high in ranges:
-                    mask[low : high + 1] = True
-                self.steps[start].append((mask, end := self.new()))
+                self.steps[start].append((_mask(ranges), end := self.new()))
                 return end
             case Chain(parts):
                 for part in parts:
@@ -129,6 +158,30 @@ class _Nfa:
                 self.free[self.add(separator, end)].append(entry)
                 self.free[end].append(after := self.new())
                 return after
+            case Members(parts, separator):
+                return self._add_members(parts, separator, start)
+
+    def _add_members(self, parts: Sequence[tuple[Expression, bool]], separator: Expression, start: int) -> int:
+        """Two ways lead through the parts, each of which lies there once: nothing has come yet, or something has."""
+        nothing: int | None = start
+        something: int | None = None
+        for part, required in parts:
+            entry, after = self.new(), self.new()
+            if nothing is not None:
+                self.free[nothing].append(entry)
+            if something is not None:
+                self.free[self.add(separator, something)].append(entry)
+            self.free[self.add(part, entry)].append(after)
+            if required:
+                nothing = None
+            elif something is not None:
+                self.free[something].append(after)
+            something = after
+        end = self.new()
+        for way in (nothing, something):
+            if way is not None:
+                self.free[way].append(end)
+        return end
 
     def closure(self, states: Iterable[int]) -> frozenset[int]:
         """Every state reached from `states` without a byte."""
@@ -158,10 +211,18 @@ class _Nfa:
         return distance
 
 
+@functools.lru_cache(maxsize=4096)
+def _mask(ranges: tuple[tuple[int, int], ...]) -> Mask:
+    mask = np.zeros(256, bool)
+    for low, high in ranges:
+        mask[low : high + 1] = True
+    return mask
+
+
 class Automaton:
     """The words of an expression, one byte at a time; a `Rule`.
 
-    Raises ValueError if the expression has no word at all.
+    Raises ValueError if the expression has no word at all, or too many parts.
     """
 
     def __init__(self, expression: Expression) -> None:

@@ -25,7 +25,10 @@ def regex(pattern: str) -> Automaton:
 
     Raises ValueError for any other.
     """
-    return Automaton(patterns.parse(pattern))
+    try:
+        return Automaton(patterns.parse(pattern))
+    except RecursionError as error:
+        raise ValueError("the regular expression has too many groups inside each other; write it flatter") from error
 
 
 def json_schema(schema: Mapping[str, Any] | bool | str) -> Automaton:
@@ -33,9 +36,10 @@ def json_schema(schema: Mapping[str, Any] | bool | str) -> Automaton:
 
     Raises ValueError for text that is no JSON, and for a schema that cannot be kept.
     """
-    if isinstance(schema, str):
-        try:
-            schema = json.loads(schema)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"the JSON schema is not JSON: {error}") from error
-    return Automaton(schemas.parse(schema))  # type: ignore[arg-type]
+    try:
+        parsed = json.loads(schema) if isinstance(schema, str) else schema
+        return Automaton(schemas.parse(parsed))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"the JSON schema is not JSON: {error}") from error
+    except RecursionError as error:
+        raise ValueError("the JSON schema has too many values inside each other; write it flatter") from error

@@ -11,11 +11,12 @@ from typing import Any
 
 from mambabyte.config import unknown
 from mambabyte.generation import regex
-from mambabyte.generation.automaton import EMPTY, Expression, Joined, choice, literal, repeat, sequence
+from mambabyte.generation.automaton import EMPTY, Expression, Joined, Members, choice, literal, repeat, sequence, words
 
 DEPTH = 4  # of arrays and objects inside a value of which nothing is said
 DIGITS = 16
 LIMIT = 10**DIGITS - 1
+MOST_VALUES = 1 << 14  # that a schema spells out to, references followed: those to each other grow exponentially
 
 _ANNOTATIONS = frozenset(
     ["$schema", "$id", "$comment", "$defs", "definitions", "title", "description", "default", "examples", "format"]
@@ -38,9 +39,15 @@ def parse(schema: Mapping[str, Any] | bool) -> Expression:
 class _Reader:
     def __init__(self, root: Any) -> None:
         self.root = root
+        self.values = 0
 
     def value(self, schema: Any, where: str, inside: tuple[str, ...]) -> Expression:
         """A value that `schema` (found at `where`, by way of the references `inside`) accepts."""
+        self.values += 1
+        if self.values > MOST_VALUES:
+            raise ValueError(
+                f"JSON schema, {where}: over {MOST_VALUES:,} values, references followed; use fewer of them"
+            )
         if schema is True:
             return anything(DEPTH)
         if not isinstance(schema, Mapping):
@@ -97,7 +104,7 @@ class _Reader:
 
     def object(self, schema: Mapping[str, Any], where: str, inside: tuple[str, ...]) -> Expression:
         properties = _expect(schema, "properties", Mapping, where)
-        required = _expect(schema, "required", list, where)
+        required = _names(schema, "required", where)
         if missing := set(required) - set(properties):
             raise ValueError(f"JSON schema, {where}: required {sorted(missing)} are not in properties")
         if not properties:
@@ -110,7 +117,7 @@ class _Reader:
         for name, inner in properties.items():
             value = self.value(inner, f"{where}/properties/{name}", inside)
             items.append((sequence(_constant(name), COLON, value), name in required))
-        return sequence(literal(b"{"), _members(items), literal(b"}"))
+        return sequence(literal(b"{"), Members(tuple(items), COMMA), literal(b"}"))
 
     def array(self, schema: Mapping[str, Any], where: str, inside: tuple[str, ...]) -> Expression:
         given = _expect(schema, "prefixItems", list, where)
@@ -134,7 +141,7 @@ class _Reader:
 
 def _types(schema: Mapping[str, Any], where: str) -> list[str]:
     types = schema.get("type", [])
-    return [types] if isinstance(types, str) else _expect(schema, "type", list, where)
+    return [types] if isinstance(types, str) else _names(schema, "type", where)
 
 
 def _implied(schema: Mapping[str, Any]) -> list[str]:
@@ -147,7 +154,7 @@ def _type_of(value: Any) -> set[str]:
     if isinstance(value, bool) or value is None:
         return {"null" if value is None else "boolean"}
     if isinstance(value, (int, float)):
-        return {"number", "integer"} if value == int(value) else {"number"}
+        return {"number", "integer"} if isinstance(value, int) or value.is_integer() else {"number"}
     return {"string" if isinstance(value, str) else "array" if isinstance(value, list) else "object"}
 
 
@@ -157,6 +164,14 @@ def _expect(schema: Mapping[str, Any], key: str, kind: type, where: str) -> Any:
     if not isinstance(value, kind):
         raise ValueError(f"JSON schema, {where}: {key} has a value of the wrong type, {value!r}")
     return value
+
+
+def _names(schema: Mapping[str, Any], key: str, where: str) -> list[str]:
+    """The strings that a keyword lists."""
+    names: list[str] = _expect(schema, key, list, where)
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError(f"JSON schema, {where}: {key} lists something else than strings, {names!r}")
+    return names
 
 
 def _bounds(schema: Mapping[str, Any], what: str, where: str) -> tuple[int, int | None]:
@@ -182,28 +197,17 @@ def anything(depth: int) -> Expression:
     return choice(simple, objects, arrays)
 
 
-def _members(items: Sequence[tuple[Expression, bool]]) -> Expression:
-    """Properties in order, with commas between those that are there."""
-    choices: list[Expression] = []
-    later: Expression = EMPTY
-    for item, required in reversed(items):
-        if required:
-            choices = []
-        choices.append(sequence(item, later))
-        following = sequence(COMMA, item)
-        later = sequence(following if required else choice(EMPTY, following), later)
-    needed = any(required for _, required in items)
-    return choice(*choices) if needed else choice(EMPTY, *choices)
-
-
 def _bracketed(items: Sequence[Expression], rest: Expression) -> Expression:
     parts = [part for item in items for part in (COMMA, item)][1:]
     return sequence(literal(b"["), *parts, rest, literal(b"]"))
 
 
 def _constant(value: Any) -> Expression:
-    """A value written as `json.dumps` does."""
-    return literal(json.dumps(value, ensure_ascii=False).encode())
+    """A value written as `json.dumps` does. Raises ValueError for one that JSON in UTF-8 cannot write."""
+    try:
+        return literal(json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
+    except ValueError as error:
+        raise ValueError(f"JSON schema: {value!r} cannot be written as JSON in UTF-8: {error}") from error
 
 
 def _characters(ranges: regex.Ranges) -> Expression:
@@ -211,12 +215,12 @@ def _characters(ranges: regex.Ranges) -> Expression:
     special = [(0, 0x1F), (0x22, 0x22), (0x5C, 0x5C)]
     plain = regex.negate([*regex.negate(ranges), *special])
     escapes = [
-        literal(json.dumps(chr(code)).encode()[1:-1])
+        json.dumps(chr(code)).encode()[1:-1]
         for low, high in special
         for code in range(low, high + 1)
         if any(a <= code <= b for a, b in ranges)
     ]
-    return choice(*([regex.utf8(plain)] if plain else []), *escapes)
+    return choice(*([regex.utf8(plain)] if plain else []), words(escapes))
 
 
 def _string(schema: Mapping[str, Any], where: str) -> Expression:
@@ -239,9 +243,12 @@ def _number(schema: Mapping[str, Any], where: str) -> Expression:
 
 
 def _integer(schema: Mapping[str, Any], where: str) -> Expression:
+    for key in _INTEGER:
+        if key in schema and type(schema[key]) is not int:
+            raise ValueError(f"JSON schema, {where}: {key} is {schema[key]!r}; only an integer can be kept")
     low = max(schema.get("minimum", -LIMIT), schema.get("exclusiveMinimum", -LIMIT - 1) + 1)
     high = min(schema.get("maximum", LIMIT), schema.get("exclusiveMaximum", LIMIT + 1) - 1)
-    if not isinstance(low, int) or not isinstance(high, int) or not -LIMIT <= low <= high <= LIMIT:
+    if not -LIMIT <= low <= high <= LIMIT:
         raise ValueError(f"JSON schema, {where}: integers from {low} to {high} are none, or have over {DIGITS} digits")
     parts = [_decimal(max(low, 0), high)] if high >= 0 else []
     if low < 0:

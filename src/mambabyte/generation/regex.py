@@ -86,6 +86,9 @@ class _Parser:
             self.at = 1
         if self.pattern.endswith("$") and not self.pattern.endswith("\\$"):
             self.end -= 1
+        if lone := next((i for i, c in enumerate(self.pattern, 1) if 0xD800 <= ord(c) < 0xE000), None):
+            self.at = lone
+            raise self.wrong("a character that is no UTF-8, which no output has")
         found = self.alternatives()
         if self.at < self.end:
             raise self.wrong("an unmatched )")
