@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from mambabyte.checkpoints import save_model
 from mambabyte.cli.app import run
@@ -143,6 +144,16 @@ def test_a_context_read_once_serves_many_prompts(model, folder, capfdbinary, tmp
             capfdbinary, folder, "--load-state", state, "--prompt", prompt, "--max-bytes", "20", "--seed", "4", "--raw"
         )
         assert out == generate(model, document.read_bytes() + prompt.encode(), max_bytes=20, seed=4)
+
+
+def test_a_model_in_bfloat16_goes_on_from_its_state(capfdbinary, tmp_path):
+    save_model(tiny_model().to(torch.bfloat16), tmp_path / "model")
+    options = (str(tmp_path / "model"), "--temperature", "0", "--raw", "--max-bytes")
+    whole = printed(capfdbinary, *options, "30", "--prompt", "x")
+    begun = printed(capfdbinary, *options, "12", "--prompt", "x", "--save-state", str(tmp_path / "state"))
+    assert begun + printed(capfdbinary, *options, "18", "--load-state", str(tmp_path / "state")) == whole
+    follow = ("3", "--load-state", str(tmp_path / "state"), "--prompt", "long" * 20)
+    assert len(printed(capfdbinary, *options, *follow)) == 3
 
 
 def test_a_damaged_or_foreign_state_is_refused(folder, capsys, tmp_path):

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from safetensors import SafetensorError
@@ -23,6 +24,7 @@ from mambabyte.models.context import Context
 FORMAT = "mambabyte-state-1"
 LOGITS = "logits"  # the one tensor that a Context has and a bare state has not
 _UNSIGNED = "0" * 64
+_Entry: TypeAlias = tuple[tuple[int, ...], torch.dtype]
 
 
 def save_state(state: ByteLMState, path: str | Path, model: ByteLM) -> None:
@@ -86,12 +88,17 @@ def _expect_fit(where: str, tensors: dict[str, Tensor], model: ByteLM) -> None:
         wanted[LOGITS] = ((template.batch, 256), torch.float32)
     found = {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()}
     for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
+        if not _fits(found.get(name), wanted.get(name)):
             expected, got = (_say(side.get(name)) for side in (wanted, found))
             raise ValueError(f"{where}: {name} is {got}, but a state of this model has {expected}")
 
 
-def _say(entry: tuple[tuple[int, ...], torch.dtype] | None) -> str:
+def _fits(found: _Entry | None, wanted: _Entry | None) -> bool:
+    """Equal, or float32 for 16 bits: an engine may keep what the model would round, so that it goes on as it was."""
+    return found == wanted or (wanted is not None and wanted[1].itemsize == 2 and found == (wanted[0], torch.float32))
+
+
+def _say(entry: _Entry | None) -> str:
     return "absent" if entry is None else f"{entry[1]} {entry[0]}"
 
 
