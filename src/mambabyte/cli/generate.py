@@ -208,7 +208,16 @@ def _constraint(utf8: bool, regex: str | None, json_schema: str | None, max_byte
 
 def _text_or_file(given: str) -> str:
     """JSON text as it is, anything else as the name of a file that holds some."""
-    return given if given.lstrip().startswith(("{", "true")) else Path(given).read_text(encoding="utf-8")
+    if given.lstrip().startswith(("{", "true")):
+        return given
+    try:
+        return Path(given).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"--json-schema {given!r}: no JSON object, and no file ({error.strerror}); give one"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--json-schema {given!r}: the file is no text in UTF-8: {error}") from error
 
 
 def _drafter(name: str | None, top_beta: int | None, device: str) -> "ByteLM | SubwordLM | str | None":
