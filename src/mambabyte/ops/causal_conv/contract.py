@@ -35,7 +35,8 @@ def causal_conv(
         Differentiable in every tensor but `resets`.
 
     Raises:
-        ValueError: a tensor of the wrong shape, dtype or device, named. RuntimeError: a forced backend cannot run.
+        ValueError: a tensor of the wrong shape, dtype or device, named. RuntimeError: a forced backend cannot run, or
+            another backend than the reference is differentiated twice or in forward mode.
     """
     _check(x, weight, bias, activation, initial_state, resets)
     chosen = choose("causal_conv", backend, x, lambda module: module.why_not(x, weight.shape[1]))

@@ -25,7 +25,8 @@ def cross_entropy(
 
     Raises:
         ValueError: a tensor of the wrong shape, dtype or device, named. IndexError: on a CPU, the reference was given a
-            target that is out of bounds. RuntimeError: a forced backend cannot run.
+            target that is out of bounds. RuntimeError: a forced backend cannot run, or another than the reference is
+            differentiated twice or in forward mode.
     """
     if logits.ndim == 0:
         raise ValueError("cross_entropy: logits must have at least one dimension, that of the vocabulary")

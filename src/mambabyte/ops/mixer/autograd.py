@@ -6,7 +6,7 @@ from torch import Tensor
 from mambabyte.ops import backends
 from mambabyte.ops.autocast import without_autocast
 from mambabyte.ops.mixer import fused
-from mambabyte.ops.registration import kernel_op
+from mambabyte.ops.registration import keeps, kernel_op
 
 
 def kernels(backend: str, xz: Tensor, states: int, width: int) -> fused.Kernels:
@@ -32,7 +32,7 @@ def mixer(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Output and final states by the kernels of this backend; differentiable."""
     tensors = (xz, conv_weight, conv_bias, x_proj, dt_proj, A, D, dt_bias, out_proj, conv_state, state)
-    keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    keep = keeps(*tensors)
     out, conv_last, last, _, _ = _forward(*tensors, resets, keep, backend)
     return out, conv_last, last
 

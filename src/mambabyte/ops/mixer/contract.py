@@ -43,7 +43,8 @@ def mixer(
         every tensor but `resets`.
 
     Raises:
-        ValueError: a tensor of the wrong shape, dtype or device, named. RuntimeError: a forced backend cannot run.
+        ValueError: a tensor of the wrong shape, dtype or device, named. RuntimeError: a forced backend cannot run, or
+            another backend than the reference is differentiated twice or in forward mode.
     """
     tensors = (xz, conv_weight, conv_bias, x_proj, dt_proj, A, D, dt_bias, out_proj, conv_state, state, resets)
     _check(*tensors)

@@ -38,7 +38,7 @@ def norm(
 
     Raises:
         ValueError: an unknown kind or a tensor of the wrong shape, dtype or device, named. RuntimeError: a forced
-            backend cannot run.
+            backend cannot run, or another than the reference is differentiated twice or in forward mode.
     """
     if kind not in KINDS:
         raise ValueError(f"norm: kind={kind!r} is not one of {KINDS}")

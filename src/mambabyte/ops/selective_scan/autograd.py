@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mambabyte.ops import backends
-from mambabyte.ops.registration import kernel_op
+from mambabyte.ops.registration import keeps, kernel_op
 
 
 def kernels(backend: str, x: Tensor, states: int) -> ModuleType:
@@ -52,7 +52,7 @@ def selective_scan(
 ) -> tuple[Tensor, Tensor]:
     """y and the final state by the kernel of this backend; differentiable."""
     tensors = (x, dt, A, B, C, D, z, dt_bias, initial_state)
-    keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    keep = keeps(*tensors)
     y, final_state, _ = _forward(*tensors, resets, dt_softplus, keep, backend)
     return y, final_state
 

@@ -42,7 +42,8 @@ def selective_scan(
         but `resets`; gradients have the dtype of their tensor.
 
     Raises:
-        ValueError: a tensor of the wrong shape, dtype or device, named. RuntimeError: a forced backend cannot run.
+        ValueError: a tensor of the wrong shape, dtype or device, named. RuntimeError: a forced backend cannot run, or
+            another backend than the reference is differentiated twice or in forward mode.
     """
     _check(x, dt, A, B, C, D, z, dt_bias, initial_state, resets)
     chosen = choose("selective_scan", backend, x, lambda module: module.why_not(x, A.shape[1]))
