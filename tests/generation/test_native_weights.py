@@ -42,6 +42,7 @@ def product(kind: str, target: Target, inputs: int, columns: int) -> Function:
             weights.multiply(
                 matrix,
                 number,
+                range(GROUP),
                 pairs,
                 lambda k, c, value: (
                     f.pointer("y") + c * (GROUPS * GROUP * lanes) + (number * GROUP + k) * lanes

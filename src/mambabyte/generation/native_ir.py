@@ -11,7 +11,7 @@ of every matrix and meet at four barriers a layer. Everything is padded with zer
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mambabyte.generation.native_weights import KINDS, Bytes, Column, Matrix
@@ -20,9 +20,9 @@ from mambabyte.ops.team import as_team, barrier
 from mambabyte.ops.vector_ir import FLOAT, INDEX, Function, Int, Pointer, Vec, arrays
 from mambabyte.ops.vector_math import exp2, fma, sigmoid, softplus_and_slope, square_root, total
 
-# Output blocks that one pass over the inputs adds up, where there are enough for two threads; columns that share each
-# weight vector.
-GROUP, COLUMNS_AT_ONCE = 4, 2
+# Blocks in a group, where there are enough for two threads. So many columns share each weight that is loaded, as long
+# as that many are left, with as many blocks as keep all sums in registers.
+GROUP, COLUMNS_AT_ONCE, SUMS = 4, (4, 2, 1), 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,18 +246,28 @@ class _Step:
 
     def _multiply(self, matrix: Matrix, share: str, source: str, use: Callable[[Int, Int, Vec], None]) -> None:
         """use(block, column, matrix @ source) for this thread's output blocks and all columns."""
-        f, whole = self.f, self.columns // COLUMNS_AT_ONCE
+        f = self.f
 
         def group(number: Int, _: list) -> list:
-            def together(first: Int, count: int) -> list:
+            def together(first: Int, count: int, blocks: Sequence[int]) -> list:
                 columns = [Column(self._at(source, first + c), self._at("room", first + c)) for c in range(count)]
+                first_block = number * matrix.group
                 self.plan.kind.multiply(
-                    matrix, number, columns, lambda k, c, value: use(number * matrix.group + k, first + c, value)
+                    matrix, number, blocks, columns, lambda k, c, value: use(first_block + k, first + c, value)
                 )
                 return []
 
-            f.loop(0, whole, [], lambda i, _: together(i * COLUMNS_AT_ONCE, COLUMNS_AT_ONCE))
-            f.loop(whole * COLUMNS_AT_ONCE, self.columns, [], lambda column, _: together(column, 1))
+            done: Int | int = 0
+            for count in COLUMNS_AT_ONCE:
+                end = self.columns // count
+                for first in range(0, matrix.group, SUMS // count):
+                    blocks = range(first, min(first + SUMS // count, matrix.group))
+
+                    def some(i: Int, _: list, count: int = count, blocks: Sequence[int] = blocks) -> list:
+                        return together(i * count, count, blocks)
+
+                    f.loop(f.number(done) // count, end, [], some)
+                done = end * count
             return []
 
         f.loop(*self.shares[share], [], group)

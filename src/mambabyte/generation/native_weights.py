@@ -8,6 +8,7 @@ and low bytes, that hide the latency of each other's additions; nothing is summe
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -59,32 +60,30 @@ class Floats:
         padded = torch.nn.functional.pad(matrix, (0, self.words(inputs) * self._inputs - inputs))
         return padded.to(self.dtype).contiguous().view(torch.int32), {}
 
-    def multiply(self, matrix: Matrix, group: Int, columns: Sequence[Column], use: Use) -> None:
-        """use(block of the group, number of the column, sum of the products) for each of both."""
+    def multiply(self, matrix: Matrix, group: Int, blocks: Sequence[int], columns: Sequence[Column], use: Use) -> None:
+        """use(block, number of the column, sum of the products) for some blocks of a group and each column."""
         f = matrix.words.f
-        lanes, blocks = f.target.lanes, matrix.group
-        words = matrix.words + group * (self.words(matrix.inputs) * blocks * lanes)
+        lanes, step = f.target.lanes, matrix.group * f.target.lanes
+        words = matrix.words + group * (self.words(matrix.inputs) * step)
         loads = 2 // self._inputs
-        half = blocks * len(columns)
+        half = len(blocks) * len(columns)
 
         def pair(i: Int, sums: list[Vec]) -> list[Vec]:
-            here = words + i * (loads * blocks * lanes)
-            fetch(here, AHEAD, loads * blocks * lanes)
+            here = words + i * (loads * step)
+            fetch(here, AHEAD, loads * step)
             inputs = [[(column.inputs + i * 2 + parity).splat() for column in columns] for parity in range(2)]
             new = list(sums)
-            for k in range(blocks):
-                loaded = [(here + (load * blocks + k) * lanes).load() for load in range(loads)]
+            for at_block, k in enumerate(blocks):
+                loaded = [(here + load * step + k * lanes).load() for load in range(loads)]
                 for parity, weight in enumerate(w for word in loaded for w in self._weights(word)):
                     for c, value in enumerate(inputs[parity]):
-                        at = parity * half + k * len(columns) + c
+                        at = parity * half + at_block * len(columns) + c
                         new[at] = fma(weight, value, new[at])
             return new
 
         sums = f.loop(0, -(-matrix.inputs // 2), [f.vec(0.0)] * (2 * half), pair)
-        for k in range(blocks):
-            for c in range(len(columns)):
-                at = k * len(columns) + c
-                use(k, c, sums[at] + sums[half + at])
+        for at, (k, c) in enumerate(itertools.product(blocks, range(len(columns)))):
+            use(k, c, sums[at] + sums[half + at])
 
     def _weights(self, word: Vec) -> list[Vec]:
         """The weights of the neighbouring inputs in a word: a bfloat16 is the upper half of a float32."""
@@ -145,36 +144,34 @@ class Bytes:
         each([], split)
         scale.store(size * (1 / self.INPUT_LEVELS))
 
-    def multiply(self, matrix: Matrix, group: Int, columns: Sequence[Column], use: Use) -> None:
+    def multiply(self, matrix: Matrix, group: Int, blocks: Sequence[int], columns: Sequence[Column], use: Use) -> None:
         """See `Floats.multiply`."""
         f = matrix.words.f
-        lanes, blocks, steps = f.target.lanes, matrix.group, self.words(matrix.inputs)
-        words = matrix.words + group * (steps * blocks * lanes)
+        lanes, step, steps = f.target.lanes, matrix.group * f.target.lanes, self.words(matrix.inputs)
+        words = matrix.words + group * (steps * step)
         places = [self._places(column.room, matrix.inputs) for column in columns]
-        first = group * (blocks * lanes)
-        offsets = [(matrix.parameters["offset"] + first + k * lanes).load().rounded() for k in range(blocks)]
-        half = blocks * len(columns)
+        offset, scale = (matrix.parameters[name] + group * step for name in ("offset", "scale"))
+        half = len(blocks) * len(columns)
 
-        def step(i: Int, sums: list[Ints]) -> list[Ints]:
-            here = words + i * (blocks * lanes)
-            fetch(here, AHEAD, blocks * lanes)
+        def four(i: Int, sums: list[Ints]) -> list[Ints]:
+            here = words + i * step
+            fetch(here, AHEAD, step)
             inputs = [[(place[part] + i * 4).splat_word() for place in places] for part in range(2)]
             new = list(sums)
-            for k in range(blocks):
+            for at_block, k in enumerate(blocks):
                 weights = (here + k * lanes).load().bits()
                 for part in range(2):
                     for c, value in enumerate(inputs[part]):
-                        at = part * half + k * len(columns) + c
+                        at = part * half + at_block * len(columns) + c
                         new[at] = f.add_products_of_bytes(new[at], value, weights)
             return new
 
-        start = [offset for offset in offsets for _ in columns] + [f.vec(0.0).rounded()] * half
-        sums = [total.to_floats() for total in f.loop(0, steps, start, step)]
-        for k in range(blocks):
-            scale = (matrix.parameters["scale"] + first + k * lanes).load()
-            for c, place in enumerate(places):
-                at = k * len(columns) + c
-                use(k, c, fma(sums[at], 256.0, sums[half + at]) * scale * place[2].load())
+        pairs = list(itertools.product(blocks, range(len(columns))))
+        start = [(offset + k * lanes).load().rounded() for k, _ in pairs] + [f.vec(0.0).rounded()] * half
+        sums = [total.to_floats() for total in f.loop(0, steps, start, four)]
+        for at, (k, c) in enumerate(pairs):
+            scales = (scale + k * lanes).load() * places[c][2].load()
+            use(k, c, fma(sums[at], 256.0, sums[half + at]) * scales)
 
     def _places(self, room: Pointer, inputs: int) -> tuple[Pointer, Pointer, Pointer]:
         """Where in a column's room the high bytes, the low bytes and the scale are."""
