@@ -38,6 +38,17 @@ def scan_inputs(
     return case
 
 
+def ending(case: dict[str, Tensor], ends: list[int]) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
+    """The case with steps of 0 from each row's end on, and its rows alone, cut off there."""
+    stopped = case | {"dt": case["dt"].clone()}
+    alone = []
+    for row, end in enumerate(ends):
+        stopped["dt"][row, end:] = -torch.inf
+        cut = {name: case[name][row : row + 1, :end] for name in ("x", "dt", "B", "C", "z")}
+        alone.append(case | cut | {"initial_state": case["initial_state"][row : row + 1]})
+    return stopped, alone
+
+
 def conv_inputs(
     batch: int,
     length: int,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mambabyte.ops import selective_scan, selective_scan_step
 
 from .differentiate import errors, outputs_and_gradients, relative_error
-from .scan_cases import in_float64, scan_inputs
+from .scan_cases import ending, in_float64, scan_inputs
 
 # float32 accumulates rounding over the length of the memory; measured errors are about a tenth of this
 FLOAT32 = 2e-5
@@ -179,6 +179,19 @@ def test_extreme_steps_stay_finite(backend: str) -> None:
     for name, error in errors(ours, selective_scan, case).items():
         assert torch.isfinite(ours[name]).all(), name
         assert error < FLOAT32, name
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_rows_may_end_at_different_positions(backend: str) -> None:
+    ends = [0, 7, 70]
+    stopped, alone = ending(scan_inputs(3, 70, 20, resets=False), ends)
+    ours = outputs_and_gradients(selective_scan, stopped, backend=backend)
+    for name, error in errors(ours, selective_scan, stopped).items():
+        assert error < FLOAT32, name
+    for row, (end, case) in enumerate(zip(ends, alone, strict=True)):
+        y, state = selective_scan(**case, backend=backend)
+        assert relative_error(ours["y"][row : row + 1, :end], y) < FLOAT32
+        assert relative_error(ours["state"][row : row + 1], state) < FLOAT32
 
 
 def test_only_the_final_state_is_used() -> None:

@@ -11,7 +11,7 @@ from mambabyte.ops import selective_scan, selective_scan_step
 from mambabyte.ops.selective_scan import triton
 
 from .differentiate import errors, outputs_and_gradients, relative_error
-from .scan_cases import in_float64, scan_inputs
+from .scan_cases import ending, in_float64, scan_inputs
 from .triton_devices import _runs_here, on, on_each_device  # noqa: F401
 
 pytestmark = on_each_device
@@ -132,6 +132,18 @@ def test_large_and_small_steps(device: str) -> None:
     case = scan_inputs(1, 4, 16, 3)
     case["dt"] = torch.linspace(-40, 40, 64).view(1, 4, 16)
     check(case, device)
+
+
+def test_rows_may_end_at_different_positions(device: str) -> None:
+    ends = [0, 7, 9]
+    stopped, alone = ending(on(device, scan_inputs(3, 9, 4, 3, resets=False)), ends)
+    ours = outputs_and_gradients(selective_scan, stopped, backend="triton")
+    for name, error in errors(ours, selective_scan, stopped).items():
+        assert error < FLOAT32, name
+    for row, (end, case) in enumerate(zip(ends, alone, strict=True)):
+        y, state = selective_scan(**case, backend="triton")
+        assert relative_error(ours["y"][row : row + 1, :end], y) < FLOAT32
+        assert relative_error(ours["state"][row : row + 1], state) < FLOAT32
 
 
 @pytest.mark.parametrize(("batch", "length", "channels"), [(0, 5, 4), (2, 0, 4), (2, 5, 0)])

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from mambabyte.ops import selective_scan, selective_scan_step
+from tests.ops.documents import check_documents_apart
 from tests.ops.gpu.compare import TOLERANCE, check
-from tests.ops.scan_cases import scan_inputs
+from tests.ops.scan_cases import ending, scan_inputs
 
 
 @pytest.mark.parametrize(
@@ -33,3 +34,19 @@ def test_a_step_is_a_scan_of_one_position() -> None:
     out = selective_scan_step(state, **row, backend="cuda")
     torch.testing.assert_close(out, y[:, 0], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(state, last, rtol=1e-5, atol=1e-5)
+
+
+def test_rows_may_end_at_different_positions() -> None:
+    ends = [0, 7, 40]
+    stopped, alone = ending(scan_inputs(3, 40, 16, resets=False), ends)
+    check(selective_scan, stopped, TOLERANCE[torch.float32])
+    _, state = selective_scan(**stopped, backend="cuda")
+    for row, case in enumerate(alone):
+        torch.testing.assert_close(
+            state[row : row + 1], selective_scan(**case, backend="cuda")[1], rtol=1e-5, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("length", [23, 290], ids=["at once", "in segments"])
+def test_a_document_that_overflows_stays_alone(length: int) -> None:
+    check_documents_apart("cuda", length)

@@ -26,10 +26,12 @@ def selective_scan(
     """Scan h_t = exp(dt_t A) h_(t-1) + dt_t x_t B_t and return y_t = (C_t . h_t + D x_t) silu(z_t) with the last h.
 
     Mamba, https://arxiv.org/abs/2312.00752, section 3.2 and algorithm 2. Before use dt becomes softplus(dt + dt_bias)
-    (softplus only if `dt_softplus`).
+    (softplus only if `dt_softplus`). A step of 0, which softplus makes of a dt of -inf, leaves h as it was: with such
+    steps after a row's end, wherever that is in each row of a batch, the final state is the one at the end.
 
     Args:
-        x, dt, z: (batch, length, channels); float32, bfloat16, float16 or float64.
+        x, dt, z: (batch, length, channels); float32, bfloat16, float16 or float64. No kernel computes in float64: there
+            "auto" is the reference.
         A: (channels, states). D, dt_bias: (channels,). float32 recommended whatever x is.
         B, C: (batch, length, states).
         initial_state: (batch, channels, states), h before position 0; zeros when None.
