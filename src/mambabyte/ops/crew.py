@@ -1,10 +1,10 @@
 """Running kernels of a team: on the calling thread and on helpers that stay awake for a moment between calls.
 
 Waking a thread that sleeps takes 40 us and more, and a step of a small model lasts 250; one that is looking at a word
-of memory begins at once. So a helper looks for the next call for about a millisecond, letting others run in between,
-before it sleeps. The leader of a call counts in the helpers that are awake and works with these; what it computes does
-not depend on how many they are. Beside a busy neighbour, threads that wait for each other are slower than one: after a
-call in which a helper was not there or was put aside, the next ones are made alone.
+of memory begins at once. So a helper looks for the next call for about two milliseconds, as long as a drafter needs for
+a guess, before it sleeps. The leader of a call counts in the helpers that are awake and works with these; what it
+computes does not depend on how many they are. Beside a busy neighbour, threads that wait for each other are slower than
+one: after a call in which a helper was not there or was put aside, the next ones are made alone.
 
 A helper is ASLEEP, WAITING, CALLED (counted in) or WORKING. It moves itself from ASLEEP to WAITING and, when its
 patience ends, back; the leader moves it from WAITING to CALLED and WORKING, and it returns to WAITING when it has
@@ -41,12 +41,13 @@ from mambabyte.ops.vector_ir import INDEX, PTR, Function, Pointer, arrays
 
 ASLEEP, WAITING, CALLED, WORKING = range(4)
 # Looks at its word before a helper sleeps, and of a leader before it begins without a helper that it has woken.
-PATIENCE, WAKING = 500_000, 200_000
+PATIENCE, WAKING = 2_000_000, 200_000
 # Calls made alone after one that was not helped: 1, 3, 7 and so on up to this many.
 MOST_ALONE = 255
 # The desk, in 64-bit words: what the next call runs, then the state of each helper on a cache line of its own.
 ENTRY, ARGUMENTS, HELPERS, LINE = 0, 1, 8, 8
 WORD_BYTES = 8
+CORES = os.cpu_count() or 1  # asked for once: the answer takes 10 us
 
 
 class TeamKernel:
@@ -81,7 +82,7 @@ class Task:
 
     def run(self, threads: int) -> None:
         """Run on this thread and at most `threads - 1` others, without the GIL."""
-        _crew().call(self, min(threads, os.cpu_count() or 1) - 1)
+        _crew().call(self, min(threads, CORES) - 1)
 
     def lead(self, desk: int, with_helpers: Kernel, helpers: int) -> bool:
         """Run with helpers who look at the desk; whether all of them were there all the time."""
@@ -94,7 +95,7 @@ class _Crew:
 
     def __init__(self) -> None:
         self._one_call = threading.Lock()  # helpers of a call wait for each other: two calls cannot share them
-        self._desk = torch.zeros(HELPERS + LINE * (os.cpu_count() or 1), dtype=torch.int64)
+        self._desk = torch.zeros(HELPERS + LINE * CORES, dtype=torch.int64)
         self._place = self._desk.data_ptr()
         self._lead, self._serve = Kernel(_lead()), Kernel(_serve())
         self._at_work: dict[int, Future[None]] = {}
