@@ -91,5 +91,10 @@ def test_a_run_with_another_vocabulary_is_another_run(tmp_path: Path) -> None:
 def test_what_a_tokenizer_cannot_do_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="tokenizer must be at least 256"):
         config(tmp_path, tokenizer=100)
+    with pytest.raises(ValueError, match="tokenizer must be at most 1,048,576"):
+        config(tmp_path, tokenizer=10**11)
+    for size in (255, 10**11):
+        with pytest.raises(ValueError, match=f"at least 256 entries and at most 1,048,576, got {size}"):
+            Subwords.learn([b"the cat"], size)
     with pytest.raises(ValueError, match="carry_state"):
         config(tmp_path, carry_state=True, **SUBWORDS)

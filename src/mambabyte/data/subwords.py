@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 FILE = "subwords.json"
 PIECE = 1 << 16  # bytes of text that are cut into words at a time
+# Subwords of a vocabulary: one for each byte; the learner makes room for all that are asked for.
+FEWEST, MOST = 256, 1 << 20
 SAMPLE = 16 << 20  # bytes that a vocabulary of a corpus is learnt from at most: three seconds for 4,096 subwords
 # Text repeats its words: with those of the latest 10 MB or so kept, a core cuts 15 to 20 MB a second instead of 5.
 WORDS_KEPT, LONGEST_KEPT = 1 << 17, 32
@@ -52,11 +54,11 @@ class Subwords:
 
     @classmethod
     def learn(cls, texts: Iterable[bytes], size: int) -> Self:
-        """A vocabulary of at most `size` subwords, by byte-pair encoding. Raises ValueError for fewer than 256."""
+        """A vocabulary of at most `size` subwords, by byte-pair encoding. Raises ValueError for `size` out of range."""
         from tokenizers import Tokenizer, decoders, models, normalizers, trainers
 
-        if size < 256:
-            raise ValueError(f"a subword vocabulary has at least 256 entries, one for each byte, got {size}")
+        if not FEWEST <= size <= MOST:
+            raise ValueError(f"a subword vocabulary has at least {FEWEST} entries and at most {MOST:,}, got {size}")
         tokenizer = Tokenizer(models.BPE())
         tokenizer.normalizer = normalizers.ByteLevel()
         tokenizer.decoder = decoders.ByteLevel()

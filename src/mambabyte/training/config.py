@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mambabyte import config as configs
+from mambabyte.data.subwords import FEWEST, MOST
 from mambabyte.models import ByteLMConfig, preset
 
 # What is computed; the other keys say where, for how long and what is reported, and may differ when a run goes on.
@@ -85,7 +86,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "bytes", "batch", "context", "micro_batch", "log_every", "evaluate_every", "save_every"):
             _at_least(name, getattr(self, name), 1)
-        _at_least("tokenizer", self.tokenizer, 256)
+        _at_least("tokenizer", self.tokenizer, FEWEST)
+        if self.tokenizer is not None and self.tokenizer > MOST:
+            raise ValueError(f"tokenizer must be at most {MOST:,}, got {self.tokenizer:,}")
         if self.tokenizer is not None and self.carry_state:
             raise ValueError("carry_state needs rows of equal length, and a tokenizer makes them differ; leave one out")
         _at_least("keep", self.keep, 1)
