@@ -80,6 +80,8 @@ def test_a_folder_and_an_empty_file_are_sentences(folder: Path, capsys: pytest.C
     assert "model: Is a directory" in capsys.readouterr().err
     assert surprisal(folder, file="absent") == 1
     assert "absent: No such file" in capsys.readouterr().err
+    assert surprisal(folder, "--html", str(folder / "nowhere" / "page.html")) == 1
+    assert "nowhere/page.html: No such file" in capsys.readouterr().err
     (folder / "empty").touch()
     assert surprisal(folder, file="empty") == 1
     assert "empty" in capsys.readouterr().err

@@ -101,6 +101,9 @@ def _replace(path: Path, write: Callable[[Path], None]) -> None:
     try:
         write(aside)
         aside.replace(path)
+    except OSError as error:
+        error.filename = str(path)  # not the name of the file beside it
+        raise
     finally:
         aside.unlink(missing_ok=True)
 
