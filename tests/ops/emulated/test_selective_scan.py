@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from mambabyte.ops import selective_scan, selective_scan_step
-from tests.ops.documents import check_documents_apart
 from tests.ops.gpu.compare import TOLERANCE, check
 from tests.ops.scan_cases import ending, scan_inputs
 
@@ -45,8 +44,3 @@ def test_rows_may_end_at_different_positions() -> None:
         torch.testing.assert_close(
             state[row : row + 1], selective_scan(**case, backend="cuda")[1], rtol=1e-5, atol=1e-5
         )
-
-
-@pytest.mark.parametrize("length", [23, 290], ids=["at once", "in segments"])
-def test_a_document_that_overflows_stays_alone(length: int) -> None:
-    check_documents_apart("cuda", length)

@@ -14,9 +14,11 @@
 
 using Burst = Quads<GROUP>;
 constexpr int PASSES = Burst::PASSES;
-using ChunkBurst = Quads<CHUNK>;
+// Rows of x and dt that are on their way at once: a lane has at most 64 registers for them.
+constexpr int STAGED = CHUNK / ROWS_PER_PASS * sizeof(io4) > 128 ? CHUNK / 2 : CHUNK;
+using StageBurst = Quads<STAGED>;
 constexpr int TILES = CHUNK / TILE;
-static_assert(CHUNK % GROUP == 0 && GROUP % TILE == 0 && CHUNK <= 64, "a chunk is whole groups, a group whole tiles");
+static_assert(CHUNK % GROUP == 0 && GROUP % TILE == 0 && CHUNK <= 32, "a chunk is whole groups, a group whole tiles");
 
 struct Warp {
     float4 start[TILES][CHANNELS][32];  // the states before each tile, as the lanes hold them
@@ -29,7 +31,9 @@ struct Warp {
 struct Shared {
     Warp warp[WARPS];
     float4 B[CHUNK][PARTS], C[CHUNK][PARTS];
-    float drop[CHUNK];  // added to the exponent of the decay: 0, or -inf at a reset
+    unsigned starts;  // a bit a row of the chunk: whether a document starts there
+
+    __device__ __forceinline__ unsigned starts_within(int t0) const { return starts >> t0 & (1u << TILE) - 1; }
 };
 static_assert(sizeof(Shared) <= SHARED_BYTES, "the host computed too little shared memory");
 
@@ -48,28 +52,30 @@ struct Sequence {
 struct Operands {
     Step step[TILE];
     float4 B[TILE];
-    float drop[TILE];
+    unsigned starts;
 
     __device__ __forceinline__ void load(const Shared& shared, const Warp& warp, int t0, const Lane& me) {
 #pragma unroll
         for (int t = 0; t < TILE; t++) {
             step[t].load(warp.step[t0 + t], me);
             B[t] = shared.B[t0 + t][me.part];
-            if (RESETS) drop[t] = shared.drop[t0 + t];
         }
+        if (RESETS) starts = shared.starts_within(t0);
     }
 };
 
-// From h before row t to h after it; leaves the decays.
+// From h before row t to h after it; leaves the decays. What a reset drops may be infinite, and times 0 that is no 0.
+template <bool STARTS>
 __device__ __forceinline__ void advance(const Operands& row, int t, const float4 (&a)[CHANNELS], float4 (&h)[CHANNELS],
                                         float4 (&decay)[CHANNELS]) {
+    bool start = STARTS && row.starts >> t & 1;
 #pragma unroll
     for (int n = 0; n < 4; n++) {
 #pragma unroll
         for (int j = 0; j < CHANNELS; j++) {
             float s = row.step[t].of[j].x, enters = row.step[t].of[j].y;
-            at(decay[j], n) = ex2(RESETS ? fmaf(s, at(a[j], n), row.drop[t]) : s * at(a[j], n));
-            at(h[j], n) = fmaf(at(decay[j], n), at(h[j], n), enters * at(row.B[t], n));
+            at(decay[j], n) = ex2(s * at(a[j], n));
+            at(h[j], n) = fmaf(at(decay[j], n), start ? 0.f : at(h[j], n), enters * at(row.B[t], n));
         }
     }
 }
@@ -86,9 +92,14 @@ __device__ __forceinline__ void prefetch_chunk(const Sequence& q, const Lane& me
         asm volatile("prefetch.global.L2 [%0];" ::"l"(checkpoint + min(channel * N + lane * 32, q.E * N - 1)));
 }
 
+template <bool STARTS>
+__device__ __forceinline__ void advance_tile(const Operands& row, const float4 (&a)[CHANNELS], float4 (&h)[CHANNELS]) {
+    float4 decay[CHANNELS];
+#pragma unroll
+    for (int t = 0; t < TILE; t++) advance<STARTS>(row, t, a, h, decay);
+}
 __device__ __forceinline__ void recompute_starts(Shared& shared, Warp& warp, const Lane& me,
                                                  const float4 (&a)[CHANNELS], float4 (&h)[CHANNELS]) {
-    float4 decay[CHANNELS];
 #pragma unroll 1
     for (int k = 0; k < TILES; k++) {
         Operands row;
@@ -96,8 +107,8 @@ __device__ __forceinline__ void recompute_starts(Shared& shared, Warp& warp, con
 #pragma unroll
         for (int j = 0; j < CHANNELS; j++) warp.start[k][j][threadIdx.x % 32] = h[j];
         if (k + 1 == TILES) break;
-#pragma unroll
-        for (int t = 0; t < TILE; t++) advance(row, t, a, h, decay);
+        if (RESETS && row.starts) advance_tile<true>(row, a, h);
+        else advance_tile<false>(row, a, h);
     }
 }
 
@@ -107,24 +118,27 @@ struct Shares {
 };
 
 // What one row gives back: h after it, h_prev before it, g the gradient of h from the rows after it.
-__device__ __forceinline__ Shares retreat(const Step& step, float4 B, float4 C, const float (&dy)[CHANNELS],
+template <bool STARTS>
+__device__ __forceinline__ Shares retreat(const Operands& row, int t, float4 C, const float (&dy)[CHANNELS],
                                           const Lane& me, const float4 (&a)[CHANNELS], const float4 (&h)[CHANNELS],
                                           const float4 (&h_prev)[CHANNELS], const float4 (&decay)[CHANNELS],
                                           float4 (&g)[CHANNELS], float4 (&dA)[CHANNELS]) {
+    const Step& step = row.step[t];
+    bool start = STARTS && row.starts >> t & 1;
     Shares out;
     float v[8];
 #pragma unroll
     for (int j = 0; j < CHANNELS; j++) {
 #pragma unroll
         for (int n = 0; n < 4; n++) {
-            float b = at(B, n), c = at(C, n), hn = at(h[j], n), gn = fmaf(dy[j], c, at(g[j], n));
+            float b = at(row.B[t], n), c = at(C, n), hn = at(h[j], n), gn = fmaf(dy[j], c, at(g[j], n));
             out.y[j] = n == 0 ? hn * c : fmaf(hn, c, out.y[j]);
             v[n] = j == 0 ? gn * step.of[j].y : fmaf(gn, step.of[j].y, v[n]);
             v[4 + n] = j == 0 ? dy[j] * hn : fmaf(dy[j], hn, v[4 + n]);
             out.dsx[j] = n == 0 ? gn * b : fmaf(gn, b, out.dsx[j]);
-            gn *= at(decay[j], n);
+            gn = start ? 0.f : gn * at(decay[j], n);
             at(g[j], n) = gn;
-            float through = gn * at(h_prev[j], n);
+            float through = start ? 0.f : gn * at(h_prev[j], n);
             out.ds[j] = n == 0 ? through * at(a[j], n) : fmaf(through, at(a[j], n), out.ds[j]);
             at(dA[j], n) = fmaf(through, step.of[j].x, at(dA[j], n));
         }
@@ -134,6 +148,7 @@ __device__ __forceinline__ Shares retreat(const Step& step, float4 B, float4 C, 
 }
 
 // Tile k of the chunk, whose rows are in_group, in_group + 1, ... of their group.
+template <bool STARTS>
 __device__ __forceinline__ void walk_tile_back(Shared& shared, Warp& warp, int k, int in_group, const Lane& me,
                                                const float4 (&a)[CHANNELS], float4 (&g)[CHANNELS],
                                                float4 (&dA)[CHANNELS]) {
@@ -154,11 +169,11 @@ __device__ __forceinline__ void walk_tile_back(Shared& shared, Warp& warp, int k
     for (int t = 0; t < TILE; t++) {
 #pragma unroll
         for (int j = 0; j < CHANNELS; j++) h[t + 1][j] = h[t][j];
-        advance(row, t, a, h[t + 1], decay[t]);
+        advance<STARTS>(row, t, a, h[t + 1], decay[t]);
     }
 #pragma unroll
     for (int t = TILE - 1; t >= 0; t--)
-        out[t] = retreat(row.step[t], row.B[t], C[t], dy[t], me, a, h[t + 1], h[t], decay[t], g, dA);
+        out[t] = retreat<STARTS>(row, t, C[t], dy[t], me, a, h[t + 1], h[t], decay[t], g, dA);
 #pragma unroll
     for (int t = 0; t < TILE; t++) {
         if (GATED) put_shares(warp.y[in_group + t], out[t].y, me);
@@ -232,14 +247,15 @@ struct Parameters {  // of this lane's four quad channels, with their gradients
 };
 
 // From memory: B and C of a chunk for the whole block, s and s x of the warp's channels; rows that do not exist have s
-// = 0. All reads are under way before the first is waited for, the states before the chunk too.
+// = 0. All reads (of STAGED rows) are under way before the first is waited for, the states before the chunk too.
 __device__ __forceinline__ void stage_chunk(Shared& shared, Warp& warp, const Sequence& q, const Lane& me, float4 bias,
                                             i64 b, i64 t0, int rows, const float* checkpoint, float4 (&h)[CHANNELS]) {
     constexpr int THREADS = WARPS * 32, STATE_QUADS = CHUNK * PARTS, ROUNDS = (STATE_QUADS + THREADS - 1) / THREADS;
-    io4 raw_x[ChunkBurst::PASSES], raw_dt[ChunkBurst::PASSES], raw_B[ROUNDS], raw_C[ROUNDS];
+    io4 raw_x[StageBurst::PASSES], raw_dt[StageBurst::PASSES], raw_B[ROUNDS], raw_C[ROUNDS];
+    StageBurst from_dt(q.dt, me, b, t0), from_x(q.x, me, b, t0);
     load_slab(h, checkpoint, me, q.E, 0.f);
-    ChunkBurst(q.dt, me, b, t0).load(raw_dt, me, rows);
-    ChunkBurst(q.x, me, b, t0).load(raw_x, me, rows);
+    from_dt.load(raw_dt, me, rows);
+    from_x.load(raw_x, me, rows);
     const io_t *B = q.B.row(b, t0), *C = q.C.row(b, t0);
 #pragma unroll
     for (int i = 0; i < ROUNDS; i++) {
@@ -248,17 +264,27 @@ __device__ __forceinline__ void stage_chunk(Shared& shared, Warp& warp, const Se
         raw_B[i] = load4 < ALIGNED_BC && N == STATES > (B + (unsigned)(row * (int)q.B.row_stride + part * 4), states);
         raw_C[i] = load4 < ALIGNED_BC && N == STATES > (C + (unsigned)(row * (int)q.C.row_stride + part * 4), states);
     }
-    if (RESETS && threadIdx.x < CHUNK)
-        shared.drop[threadIdx.x] = threadIdx.x < rows && q.resets[b * q.L + t0 + threadIdx.x] ? -INF : 0.f;
+    if (RESETS && threadIdx.x < 32) {
+        int lane = threadIdx.x;
+        unsigned starts = __ballot_sync(ALL, lane < rows && q.resets[b * q.L + t0 + lane]);
+        if (lane == 0) shared.starts = starts;
+    }
 #pragma unroll
-    for (int i = 0; i < ChunkBurst::PASSES; i++) {
-        int row = me.quad_row + i * ROWS_PER_PASS;
-        if (CHUNK % ROWS_PER_PASS != 0 && row >= CHUNK) break;
-        float4 x = unpack(raw_x[i]), dt = unpack(raw_dt[i]), s;
-        float exists = row < rows ? 1.f : 0.f;
+    for (int first = 0; first < CHUNK; first += STAGED) {
+        if (first > 0) {
+            from_dt.move(STAGED), from_dt.load(raw_dt, me, rows - first);
+            from_x.move(STAGED), from_x.load(raw_x, me, rows - first);
+        }
 #pragma unroll
-        for (int c = 0; c < 4; c++) at(s, c) = exists * step_of(at(dt, c), at(bias, c));
-        put_steps(&warp.step[row][me.quad_column], s, make_float4(s.x * x.x, s.y * x.y, s.z * x.z, s.w * x.w));
+        for (int i = 0; i < StageBurst::PASSES; i++) {
+            int row = first + me.quad_row + i * ROWS_PER_PASS;
+            if (CHUNK % ROWS_PER_PASS != 0 && row >= CHUNK) break;
+            float4 x = unpack(raw_x[i]), dt = unpack(raw_dt[i]), s;
+            float exists = row < rows ? 1.f : 0.f;
+#pragma unroll
+            for (int c = 0; c < 4; c++) at(s, c) = exists * step_of(at(dt, c), at(bias, c));
+            put_steps(&warp.step[row][me.quad_column], s, make_float4(s.x * x.x, s.y * x.y, s.z * x.z, s.w * x.w));
+        }
     }
 #pragma unroll
     for (int i = 0; i < ROUNDS; i++) {
@@ -335,8 +361,11 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, MIN_BLOCKS)
             if (r > 0 || t0 > begin) group.load(me, left - (r - GROUP));  // on its way while this group is walked
             __syncwarp();
 #pragma unroll 1
-            for (int k = GROUP / TILE - 1; k >= 0; k--)
-                walk_tile_back(shared, warp, r / TILE + k, k * TILE, me, a, g, dA);
+            for (int k = GROUP / TILE - 1; k >= 0; k--) {
+                if (RESETS && shared.starts_within(r + k * TILE))
+                    walk_tile_back<true>(shared, warp, r / TILE + k, k * TILE, me, a, g, dA);
+                else walk_tile_back<false>(shared, warp, r / TILE + k, k * TILE, me, a, g, dA);
+            }
             __syncwarp();
 #pragma unroll
             for (int i = 0; i < PASSES; i++) {

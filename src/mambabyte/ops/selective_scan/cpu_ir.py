@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from mambabyte.ops.panels import CHUNK, COUNTS, Place, masked_or_not, row, walk
+from mambabyte.ops.selective_scan.cpu_resets import back_between_resets, between_resets
 from mambabyte.ops.target import Target
 from mambabyte.ops.vector_ir import BYTE, FLOAT, Element, Function, Int, Pointer, Vec, arrays
 from mambabyte.ops.vector_math import LN2, exp2, fma, sigmoid, softplus_and_slope, sums
@@ -68,7 +69,7 @@ def forward(target: Target, v: Variant) -> Function:
             offset = first * target.lanes
             h = [(state + offset + n * target.lanes).load() for n in range(count)]
             f.when(f.index("keep").compare("!=", 0), lambda: _store(kept + offset, h))
-            h = _between_resets(f, at, h, lambda begin, end, h: _scan(f, v, scratch, at, begin, end, first, h))
+            h = between_resets(f, at, h, lambda begin, end, h: _scan(f, v, scratch, at, begin, end, first, h))
             _store(state + offset, h)
 
         _state_groups(f, v.states, target.resident, group)
@@ -151,10 +152,11 @@ def backward(target: Target, v: Variant) -> Function:
             kept = f.pointer("checkpoints") + (_checkpoint(f, at) * v.states + first) * lanes
             h = [(kept + n * lanes).load() for n in range(count)]
             _store_each(history, h, 2 * lanes)
-            _between_resets(
-                f, at, h, lambda begin, end, h: _recompute(f, v, scratch, history, at, begin, end, first, h),
-                lambda t: _store_each(history + (t * count * 2 + 1) * lanes, [f.vec(0.0)] * count, 2 * lanes),
-            )  # fmt: skip
+
+            def rerun(begin: Int, end: Int, h: list[Vec]) -> list[Vec]:
+                return _recompute(f, v, scratch, history, at, begin, end, first, h)
+
+            between_resets(f, at, h, rerun)
             _reverse(f, v, scratch, history, products, at, first, count)
 
         _state_groups(f, v.states, group_size, group)
@@ -244,14 +246,17 @@ def _reverse(
     first: Int,
     count: int,
 ) -> None:
-    """The adjoint g = dL/dh back through the chunk: g += C dy; dB += u g; dC += dy h; then g *= decay."""
+    """The adjoint g = dL/dh back through the chunk: g += C dy; dB += u g; dC += dy h; then g *= decay.
+
+    Where a document starts g becomes 0 and nothing flows through the decay: what lies before may be infinite.
+    """
     lanes = f.target.lanes
     A = _blocked(f, v, "A", at, first)
     size = v.states * lanes
     place = (at.batch * f.index("blocks") + at.block) * size + first * lanes
     adjoint, dA = f.pointer("adjoint") + place, f.pointer("dA") + place
 
-    def step(t: Int, carry: list[Vec]) -> list[Vec]:
+    def step(t: Int, carry: list[Vec], *, starts: bool = False) -> list[Vec]:
         g, dA = carry[:count], carry[count:]
         delta, u, dy = (scratch.at(name, t).load() for name in ("delta", "u", "dy"))
         B, C = (f.pointer(name) + (at.row + t) * v.states + first for name in "BC")
@@ -266,6 +271,9 @@ def _reverse(
             to_C.store(fma(dy, after, to_C.load()))
             to_B.store(fma(u, g[n], to_B.load()))
             dx = fma(g[n], (B + n).splat(), dx)
+            if starts:
+                g[n] = f.vec(0.0)
+                continue
             g[n] = g[n] * decay
             through_decay = g[n] * before
             ddt = fma(through_decay, (A + n * lanes).load(), ddt)
@@ -275,7 +283,7 @@ def _reverse(
         return [*g, *dA]
 
     start = [(p + n * lanes).load() for p in (adjoint, dA) for n in range(count)]
-    carry = f.loop(0, at.steps, start, step, reverse=True)
+    carry = back_between_resets(f, at, start, step, lambda t, carry: step(t, carry, starts=True))
     _store(adjoint, carry[:count])
     _store(dA, carry[count:])
 
@@ -335,36 +343,6 @@ def _state_groups(f: Function, states: int, size: int, group: Callable[[Int, int
         f.loop(0, whole, [], one)
     if rest:
         group(f.number(whole * size), rest)
-
-
-def _between_resets(
-    f: Function,
-    at: Place,
-    h: list[Vec],
-    scan: Callable[[Int, Int, list[Vec]], list[Vec]],
-    on_reset: Callable[[Int], None] | None = None,
-) -> list[Vec]:
-    """Run scan(begin, end, h) over the stretches between resets, h being zero where a reset begins one."""
-    stride = f.index("reset_stride")  # 0: there are none, and the pointer is to one byte that is zero
-
-    def is_reset(t: Int) -> ir.Value:
-        return (f.pointer("resets") + (at.row + t) * stride).bit()
-
-    def stretch(carry: list) -> list:
-        begin, h = carry[0], carry[1:]
-        end = f.repeat_while(
-            [f.select(stride.compare("==", 0), at.steps, begin + 1)],
-            lambda c: f.b.and_(c[0].compare("<", at.steps), f.b.not_(is_reset(c[0].minimum(at.steps - 1)))),
-            lambda c: [c[0] + 1],
-        )[0]
-        bit = is_reset(begin)
-        h = [f.select(bit, f.vec(0.0), item) for item in h]
-        h = scan(begin, end, h)
-        if on_reset is not None:
-            f.when(bit, lambda: on_reset(begin))
-        return [end, *h]
-
-    return f.repeat_while([f.number(0), *h], lambda carry: carry[0].compare("<", at.steps), stretch)[1:]
 
 
 def _prefetch(f: Function, v: Variant, at: Place, names: tuple[str, ...], t: Int) -> None:

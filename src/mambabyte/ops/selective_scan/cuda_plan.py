@@ -57,7 +57,7 @@ class Plan:
         starts = CHUNK // TILE * self.channels * 32 * 16
         steps, dy = CHUNK * (self.warp_channels + 2) * 8, GROUP * self.warp_channels * 4
         warp = starts + steps + dy + 3 * GROUP * row * 4 + CHUNK * 2 * self.padded_states * 4
-        return self.warps * warp + CHUNK * self.padded_states * 8 + CHUNK * 4
+        return self.warps * warp + CHUNK * self.padded_states * 8 + 16
 
 
 @lru_cache(maxsize=256)

@@ -18,7 +18,7 @@ struct Tile {
     float2 step[TILE][STEP_ROW];  // s, and what enters the state with B (or C): s x, or dy
     float4 in[TILE][PARTS], out[TILE][PARTS];
     float partial[TILE][PARTIAL_ROW];
-    float drop[TILE];  // added to the exponent of the decay: 0, or -inf at a reset
+    int starts[TILE];  // whether a document starts there
 };
 
 enum Mode { FORWARD, STATES_ONLY, ADJOINTS_ONLY };
@@ -52,8 +52,9 @@ struct Inputs {  // of one tile, as they lie in memory, on their way
     }
 };
 
+// Says whether a document starts in the tile.
 template <Mode MODE>
-__device__ __forceinline__ void stage(Tile& tile, const Inputs<MODE>& from, const unsigned char* resets, const Lane& me,
+__device__ __forceinline__ bool stage(Tile& tile, const Inputs<MODE>& from, const unsigned char* resets, const Lane& me,
                                       float4 bias, int rows) {
 #pragma unroll
     for (int i = 0; i < PASSES; i++) {
@@ -71,18 +72,21 @@ __device__ __forceinline__ void stage(Tile& tile, const Inputs<MODE>& from, cons
     }
     StateBurst::put(tile.in, from.raw_in, me);
     if (MODE == FORWARD) StateBurst::put(tile.out, from.raw_out, me);
+    if (!RESETS) return false;
     int lane = threadIdx.x % 32;
-    if (RESETS && lane < TILE) tile.drop[lane] = lane < rows && resets[lane] ? -INF : 0.f;
+    bool start = lane < TILE && lane < rows && resets[lane];
+    if (lane < TILE) tile.starts[lane] = start;
+    return __any_sync(ALL, start);
 }
 
 // BATCH rows are walked together: first all reads of shared memory, then the arithmetic, then all writes. A write in
 // between would keep the compiler from moving the next row's reads and exponentials up, and one or two warps a
 // scheduler cannot hide that.
-template <Mode MODE>
+template <Mode MODE, bool STARTS>
 struct Operands {
     Step step[BATCH];
     float4 in[BATCH], out[BATCH];
-    float drop[BATCH];
+    int start[BATCH];
 
     __device__ __forceinline__ void load(const Tile& tile, int first, const Lane& me) {
 #pragma unroll
@@ -91,43 +95,46 @@ struct Operands {
             step[r].load(tile.step[t], me);
             in[r] = tile.in[t][me.part];
             if (MODE == FORWARD) out[r] = tile.out[t][me.part];
-            if (RESETS) drop[r] = tile.drop[t];
+            if (STARTS) start[r] = tile.starts[t];
         }
     }
 };
 
-// h over BATCH rows and, in the forward, this lane's share of y = C . h; for the adjoint g = exp(s A) (g + dy C).
-template <Mode MODE>
-__device__ __forceinline__ void advance(const Operands<MODE>& row, const float4 (&a)[CHANNELS], float4 (&h)[CHANNELS],
-                                        float (&y)[BATCH][CHANNELS], float (&elapsed)[CHANNELS]) {
+// h over BATCH rows and, in the forward, this lane's share of y = C . h; for the adjoint g = exp(s A) (g + dy C). What
+// a reset drops may be infinite, and then nothing that it is multiplied by would drop it.
+template <Mode MODE, bool STARTS>
+__device__ __forceinline__ void advance(const Operands<MODE, STARTS>& row, const float4 (&a)[CHANNELS],
+                                        float4 (&h)[CHANNELS], float (&y)[BATCH][CHANNELS],
+                                        float (&elapsed)[CHANNELS]) {
 #pragma unroll
     for (int r = 0; r < BATCH; r++) {
+        bool start = STARTS && row.start[r];
 #pragma unroll
         for (int j = 0; j < CHANNELS; j++) {
             float s = row.step[r].of[j].x, enters = row.step[r].of[j].y;
 #pragma unroll
             for (int n = 0; n < 4; n++) {
-                float decay = ex2(RESETS ? fmaf(s, at(a[j], n), row.drop[r]) : s * at(a[j], n)), in = at(row.in[r], n);
-                at(h[j], n) = MODE == ADJOINTS_ONLY ? decay * fmaf(enters, in, at(h[j], n))
-                                                    : fmaf(decay, at(h[j], n), enters * in);
+                float decay = ex2(s * at(a[j], n)), in = at(row.in[r], n);
+                if (MODE == ADJOINTS_ONLY) at(h[j], n) = start ? 0.f : decay * fmaf(enters, in, at(h[j], n));
+                else at(h[j], n) = start ? enters * in : fmaf(decay, at(h[j], n), enters * in);
                 if (MODE == FORWARD)
                     y[r][j] = n == 0 ? at(h[j], n) * at(row.out[r], n) : fmaf(at(h[j], n), at(row.out[r], n), y[r][j]);
             }
-            if (MODE != FORWARD) elapsed[j] += RESETS && row.drop[r] != 0.f ? INF : s;
+            if (MODE != FORWARD) elapsed[j] = start ? INF : elapsed[j] + s;
         }
     }
 }
 
-template <Mode MODE>
+template <Mode MODE, bool STARTS>
 __device__ __forceinline__ void walk_tile(Tile& tile, const Lane& me, const float4 (&a)[CHANNELS],
                                           float4 (&h)[CHANNELS], float (&elapsed)[CHANNELS]) {
-    Operands<MODE> row[2];
+    Operands<MODE, STARTS> row[2];
     row[0].load(tile, 0, me);
 #pragma unroll
     for (int first = 0; first < TILE; first += BATCH) {
         float y[BATCH][CHANNELS];
         if (first + BATCH < TILE) row[(first / BATCH + 1) % 2].load(tile, first + BATCH, me);
-        advance<MODE>(row[first / BATCH % 2], a, h, y, elapsed);
+        advance<MODE, STARTS>(row[first / BATCH % 2], a, h, y, elapsed);
 #pragma unroll
         for (int r = 0; r < BATCH; r++)
             if (MODE == FORWARD) put_shares(tile.partial[first + r], y[r], me);
@@ -177,14 +184,15 @@ __device__ __forceinline__ void walk(Tile& tile, const Sequence& q, const Lane& 
             checkpoints += q.E * N;
             until_checkpoint = CHUNK;
         }
-        stage(tile, inputs, resets, me, bias, rows);
+        bool starts = stage(tile, inputs, resets, me, bias, rows);
         io4 x[PASSES], z[PASSES];
 #pragma unroll
         for (int p = 0; p < PASSES; p++) x[p] = inputs.raw_x[p], z[p] = inputs.raw_z[p];
         inputs.move(MOVE), resets += MOVE;
         if (i + 1 < tiles) inputs.load(me, rows - MOVE);  // on its way while the rows below are walked
         __syncwarp();
-        walk_tile<MODE>(tile, me, a, h, elapsed);
+        if (RESETS && starts) walk_tile<MODE, true>(tile, me, a, h, elapsed);
+        else walk_tile<MODE, false>(tile, me, a, h, elapsed);
         __syncwarp();
         if (MODE == FORWARD) finish(tile, x, z, y, me, D, rows), y.move(MOVE);
     }
@@ -276,6 +284,7 @@ extern "C" __global__ void scan_carry(float* local, const float* elapsed, const 
         bool last = i == segments - 1;  // was not walked, and nothing comes after it
         float added = last ? 0.f : local[index * E * N + element], s = last ? 0.f : elapsed[index * E + element / N];
         local[index * E * N + element] = carry;
-        carry = (isinf(s) ? 0.f : ex2(s * a)) * carry + added;
+        float decay = isinf(s) ? 0.f : ex2(s * a);
+        carry = RESETS && isinf(s) ? added : decay * carry + added;
     }
 }
