@@ -11,11 +11,10 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 def expect_floats(op: str, tensors: Mapping[str, tuple[Tensor | None, tuple[int, ...]]], device: torch.device) -> None:
     """Raise ValueError unless every tensor that is not None has the given shape, a dtype of FLOATS and this device."""
     for name, (tensor, shape) in tensors.items():
-        if tensor is None:
+        if tensor is None or (tensor.shape == shape and tensor.device == device and tensor.dtype in FLOATS):
             continue
         expect_shape(op, name, tensor, shape, device)
-        if tensor.dtype not in FLOATS:
-            raise ValueError(f"{op}: {name} must be float32, bfloat16, float16 or float64, got {tensor.dtype}")
+        raise ValueError(f"{op}: {name} must be float32, bfloat16, float16 or float64, got {tensor.dtype}")
 
 
 def expect_resets(op: str, resets: Tensor | None, shape: tuple[int, ...], device: torch.device) -> None:
