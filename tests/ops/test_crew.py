@@ -78,14 +78,14 @@ def test_a_helper_takes_part() -> None:
     task = Task(TeamKernel(smoother()), x=x, y=x.clone(), places=PLACES)
 
     def size() -> int:
-        task.run(threads=min(2, os.cpu_count() or 1))
+        task.run(threads=min(2, crew.CORES))
         return int(task.team[SIZE])
 
-    assert any(size() == min(2, os.cpu_count() or 1) for _ in range(50_000))
+    assert any(size() == min(2, crew.CORES) for _ in range(50_000))
 
 
 def test_after_a_helper_that_kept_the_leader_waiting_calls_are_made_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    if (os.cpu_count() or 1) < 2:
+    if crew.CORES < 2:
         pytest.skip("this machine has one core: nobody helps")
     monkeypatch.setattr(team, "LOOKS", 50)
     f = Function("lag", host_target(), {"x": FLOAT, "team": INDEX}, [])
