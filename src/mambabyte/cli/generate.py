@@ -100,7 +100,8 @@ def generate(
     save_state
         Write what the model has read, prompt and continuation, to a file.
     weights
-        On a CPU, round the matrices: bfloat16 and int8 are faster and slightly different.
+        Round the matrices to bfloat16 or, on a CPU, int8: faster and slightly different. On a GPU, bfloat16 is what a
+        model kept in float32 needs for the fast engine.
     device
         cpu, cuda, cuda:1 ...; auto takes a GPU where there is one.
     raw
