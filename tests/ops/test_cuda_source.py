@@ -1,4 +1,4 @@
-"""The CUDA sources compile for every supported architecture, without a GPU, and the scan's registers do not spill."""
+"""The CUDA sources compile for every supported architecture, without a GPU, and few registers spill."""
 
 import re
 
@@ -6,19 +6,22 @@ import pytest
 import torch
 
 from mambabyte.ops import nvrtc
-from mambabyte.ops.causal_conv import cuda as conv
-from mambabyte.ops.cross_entropy import cuda as cross_entropy
 from mambabyte.ops.decode import persistent, wide
 from mambabyte.ops.decode.sizes import Sizes
-from mambabyte.ops.norm import cuda as norm
-from mambabyte.ops.selective_scan import cuda as scan
+from tests.ops.compile_cuda import (
+    ARCHITECTURES,
+    Case,
+    compiled,
+    conv_case,
+    cross_entropy_case,
+    norm_case,
+    scan_case,
+)
 
 pytest.importorskip("cuda.core", reason="cuda-core is not installed: the CUDA sources are not compiled here")
 pytest.importorskip("nvidia.cu13", reason="nvidia-cuda-nvrtc is not installed: the CUDA sources are not compiled here")
 
-ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 TUNED = "sm_90"  # the decoding kernels' architecture; on others they are only known to compile
-OPTIONS = scan.Options(0, 16, 2, 4, True, False, True, True, True)
 
 
 def compile_and_print(arch: str, *sources: str, **defines: int) -> dict[str, int]:
@@ -31,57 +34,43 @@ def compile_and_print(arch: str, *sources: str, **defines: int) -> dict[str, int
     return {name: int(spilled) for name, spilled, _ in found}
 
 
-def scan_defines(states: int) -> dict[str, int]:
-    laid = scan.plan(8, 8192, 2048, states)
-    options = OPTIONS._replace(n=states, channels=laid.channels, warps=laid.warps).defines()
-    return options | {"BATCH": scan.BATCH, "GROUP": scan.GROUP, "SHARED_BYTES": laid.shared_backward}
+def spilled(case: Case, arch: str) -> dict[str, int]:
+    """Bytes that each kernel of the case spills."""
+    return {kernel.name: compiled(kernel, arch).spilled for kernel in case.kernels}
+
+
+TRAINED = [scan_case(16), conv_case(4, resets=True), norm_case(1024), cross_entropy_case(256)]
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_scan_compiles_without_spilling(arch: str) -> None:
-    defines = scan_defines(16)
-    backward = (*scan.HEADERS, "selective_scan/backward.cu")
-    forward = (*scan.HEADERS, "selective_scan/forward.cu")
-    spilled = compile_and_print(arch, *backward, **defines, TILE=scan.TILE, MIN_BLOCKS=1)
-    spilled |= compile_and_print(arch, *forward, **defines, TILE=scan.FORWARD_TILE, MIN_BLOCKS=scan.FORWARD_BLOCKS)
-    assert not any(spilled.values()), spilled
+@pytest.mark.parametrize("case", TRAINED, ids=lambda case: case.kernels[0].name)
+def test_what_is_trained_does_not_spill(case: Case, arch: str) -> None:
+    assert not any(spilled(case, arch).values())
+
+
+@pytest.mark.parametrize("states", [4, 16])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_scan_with_resets_spills_at_most_a_register(states: int, dtype: torch.dtype) -> None:
+    assert all(size <= 4 for size in spilled(scan_case(states, dtype, resets=True), TUNED).values())
 
 
 @pytest.mark.parametrize(
-    ("states", "changes"),
-    [(1, {"IO": 2, "RESETS": 1}), (5, {"GATED": 0}), (64, {"ALIGNED": 0, "ALIGNED_BC": 0, "IO": 1})],
+    "case",
+    [
+        scan_case(5, gated=False),
+        scan_case(64, torch.float16, aligned=False, aligned_bc=False),
+        conv_case(8, torch.float32),
+        norm_case(4096, "layer"),
+    ],
+    ids=lambda case: case.problem,
 )
-def test_scan_compiles_for_other_problems(states: int, changes: dict[str, int]) -> None:
-    defines = scan_defines(states) | changes
-    compile_and_print("sm_90", *scan.HEADERS, "selective_scan/backward.cu", **defines, TILE=scan.TILE, MIN_BLOCKS=1)
-    compile_and_print(
-        "sm_90",
-        *scan.HEADERS,
-        "selective_scan/forward.cu",
-        **defines,
-        TILE=scan.FORWARD_TILE,
-        MIN_BLOCKS=scan.FORWARD_BLOCKS,
-    )
-    compile_and_print("sm_90", *scan.HEADERS, "selective_scan/step.cu", **defines)
+def test_other_problems_do_not_spill(case: Case) -> None:
+    assert not any(spilled(case, TUNED).values())
 
 
 def test_a_source_that_does_not_compile_says_where() -> None:
     with pytest.raises(RuntimeError, match="sm_90 with IO=0"):
         nvrtc.compile_cubin("nonsense", {"IO": 0}, "sm_90")
-
-
-def test_other_kernels_compile_without_spilling() -> None:
-    convolution = {"IO": 0, "WIDTH": 4, "SILU": 1, "RESETS": 1, "ALIGNED": 1}
-    row = {"IO": 0, "X_FLOATS": 0, "WIDTH": 1024, "WARPS_A_ROW": 2, "ROWS_A_BLOCK": 4, "LAYER": 0, "BIAS": 0}
-    spilled = {}
-    for rows, read, threads in (conv.FORWARD, conv.BACKWARD):
-        sizes = {"ROWS": rows, "READ": read, "THREADS": threads}
-        report = compile_and_print("sm_90", *conv.SOURCES, **convolution, **sizes)
-        direction = "conv_forward" if (rows, read, threads) == conv.FORWARD else "conv_backward"
-        spilled[direction] = report[direction]
-    spilled |= compile_and_print("sm_90", *norm.SOURCES, **row)
-    spilled |= compile_and_print("sm_90", *cross_entropy.SOURCES, IO=0, VOCABULARY=256, WARPS=4)
-    assert not any(spilled.values()), spilled
 
 
 @pytest.mark.parametrize("arch", ["sm_90", "sm_100"])

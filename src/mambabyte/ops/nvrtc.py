@@ -91,6 +91,17 @@ def whole_quads(*tensors: Tensor | None) -> bool:
     return True
 
 
+def floats(tensor: Tensor) -> Tensor:
+    """The tensor in float32, contiguous and on 16 bytes, so that four elements are one read."""
+    return quads(tensor.to(torch.float32))
+
+
+def quads(tensor: Tensor) -> Tensor:
+    """The tensor, copied unless it is contiguous and on 16 bytes, so that four elements are one read."""
+    tensor = tensor.contiguous()
+    return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
+
+
 def neighbouring(tensor: Tensor) -> Tensor:
     """The tensor, copied unless its last dimension lies together and rows are close enough for 32-bit offsets."""
     *_, row, element = (0, *tensor.stride())

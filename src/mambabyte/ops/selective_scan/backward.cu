@@ -252,9 +252,10 @@ __device__ __forceinline__ void stage_chunk(Shared& shared, Warp& warp, const Se
                                             i64 b, i64 t0, int rows, const float* checkpoint, float4 (&h)[CHANNELS]) {
     constexpr int THREADS = WARPS * 32, STATE_QUADS = CHUNK * PARTS, ROUNDS = (STATE_QUADS + THREADS - 1) / THREADS;
     io4 raw_x[StageBurst::PASSES], raw_dt[StageBurst::PASSES], raw_B[ROUNDS], raw_C[ROUNDS];
-    StageBurst from_dt(q.dt, me, b, t0), from_x(q.x, me, b, t0);
     load_slab(h, checkpoint, me, q.E, 0.f);
+    StageBurst from_dt(q.dt, me, b, t0);
     from_dt.load(raw_dt, me, rows);
+    StageBurst from_x(q.x, me, b, t0);
     from_x.load(raw_x, me, rows);
     const io_t *B = q.B.row(b, t0), *C = q.C.row(b, t0);
 #pragma unroll

@@ -13,7 +13,16 @@ import torch
 from torch import Tensor
 
 from mambabyte.ops import nvrtc
-from mambabyte.ops.selective_scan.cuda_plan import BATCH, CHUNK, FORWARD_BLOCKS, FORWARD_TILE, GROUP, TILE, Plan, plan
+from mambabyte.ops.selective_scan.cuda_plan import (
+    BATCH,
+    CHUNK,
+    FORWARD_TILE,
+    TILE,
+    Plan,
+    forward_blocks,
+    group,
+    plan,
+)
 
 HEADERS = ("device.cuh", "selective_scan/layout.cuh", "selective_scan/sums.cuh")
 MAX_STATES = 64
@@ -36,7 +45,6 @@ class Options(NamedTuple):
 
     io: int
     n: int
-    channels: int
     warps: int
     gated: bool
     resets: bool
@@ -52,19 +60,20 @@ class Options(NamedTuple):
 @lru_cache(maxsize=1024)
 def _forward_kernel(name: str, options: Options) -> nvrtc.Kernel:
     sources = (*HEADERS, "selective_scan/forward.cu")
-    return nvrtc.get(sources, name, **options.defines(), TILE=FORWARD_TILE, BATCH=BATCH, MIN_BLOCKS=FORWARD_BLOCKS)
+    blocks = forward_blocks(floats=options.io == nvrtc.IO_CODES[torch.float32], resets=options.resets)
+    return nvrtc.get(sources, name, **options.defines(), TILE=FORWARD_TILE, BATCH=BATCH, MIN_BLOCKS=blocks)
 
 
 @lru_cache(maxsize=1024)
 def _backward_kernel(name: str, options: Options, shared: int) -> nvrtc.Kernel:
     sources = (*HEADERS, "selective_scan/backward.cu")
-    sizes = {"TILE": TILE, "GROUP": GROUP, "MIN_BLOCKS": 1, "SHARED_BYTES": shared}
+    sizes = {"TILE": TILE, "GROUP": group(options.n), "MIN_BLOCKS": 1, "SHARED_BYTES": shared}
     return nvrtc.get(sources, name, **options.defines(), **sizes)
 
 
 @lru_cache(maxsize=1024)
 def _step_kernel(dtype: torch.dtype, states: int, gated: bool, softplus: bool) -> nvrtc.Kernel:
-    options = Options(nvrtc.IO_CODES[dtype], states, 2, 1, gated, False, softplus, False, False)
+    options = Options(nvrtc.IO_CODES[dtype], states, 1, gated, False, softplus, False, False)
     return nvrtc.get((*HEADERS, "selective_scan/step.cu"), "scan_step", **options.defines())
 
 
@@ -103,15 +112,21 @@ class Inputs(NamedTuple):
         return cls(
             _rows(x, dtype),
             _rows(dt, dtype),
-            _floats(A),
+            nvrtc.floats(A),
             _rows(B, dtype),
             _rows(C, dtype),
-            None if D is None else _floats(D),
+            None if D is None else nvrtc.floats(D),
             None if z is None else _rows(z, dtype),
-            None if dt_bias is None else _floats(dt_bias),
+            None if dt_bias is None else nvrtc.floats(dt_bias),
             None if resets is None else resets.contiguous(),
             dt_softplus,
         )
+
+    def piece(self, rows: slice, time: slice) -> "Inputs":
+        """The same for some batch rows and a stretch of time."""
+        x, dt, B, C = (t[rows, time] for t in (self.x, self.dt, self.B, self.C))
+        z, resets = (None if t is None else t[rows, time] for t in (self.z, self.resets))
+        return self._replace(x=x, dt=dt, B=B, C=C, z=z, resets=resets)
 
     def plan(self) -> Plan:
         """The layout for these shapes on this GPU."""
@@ -123,7 +138,6 @@ class Inputs(NamedTuple):
         return Options(
             nvrtc.IO_CODES[self.x.dtype],
             plan.states,
-            plan.channels,
             plan.warps,
             self.z is not None,
             self.resets is not None,
@@ -158,7 +172,7 @@ def forward(
     """y in x's dtype, the final state (B, E, N) float32, and with `keep` the states every CHUNK rows."""
     inputs = Inputs.of(x, dt, A, B, C, D, z, dt_bias, resets, dt_softplus)
     batch, length, width = x.shape
-    first = None if initial_state is None else _floats(initial_state)
+    first = None if initial_state is None else nvrtc.floats(initial_state)
     shape = checkpoint_shape(batch, length, width, A.shape[1]) if keep else (0,)
     checkpoints = x.new_empty(shape, dtype=torch.float32)
     y, last = inputs.x.new_empty(x.shape), x.new_empty((batch, *A.shape), dtype=torch.float32)
@@ -217,50 +231,88 @@ def backward(
     """
     tensors = (x, dt, A, B, C, D, z, dt_bias, initial_state)
     inputs = Inputs.of(x, dt, A, B, C, D, z, dt_bias, resets, dt_softplus)
-    last = None if dfinal is None else _floats(dfinal)
+    last = None if dfinal is None else nvrtc.floats(dfinal)
     with torch.cuda.device(x.device):
         dy = _rows(dy, inputs.x.dtype)
-        outputs = Outputs(dz, y, wants_first=initial_state is not None)
-        gradients = _backward(inputs, inputs.plan(), dy, last, checkpoints, outputs)
+        dz = inputs.x.new_empty(x.shape) if dz is None and z is not None else dz
+        gradients = _backward(inputs, dy, last, checkpoints, dz, y, wants_first=initial_state is not None)
     return tuple(None if t is None or g is None else g.to(t.dtype) for t, g in zip(tensors, gradients, strict=True))
 
 
-class Outputs(NamedTuple):
-    """Where the backward writes the gradient of z and the output once more, and whether the first state has one."""
+class Written(NamedTuple):
+    """What the backward writes for each position: the gradients of these, and what the forward returned again, as y."""
 
-    dz: Tensor | None = None
-    y: Tensor | None = None
-    wants_first: bool = False
+    x: Tensor
+    dt: Tensor
+    B: Tensor
+    C: Tensor
+    z: Tensor | None
+    y: Tensor | None
+
+    def piece(self, rows: slice, time: slice) -> "Written":
+        """The same for some batch rows and a stretch of time."""
+        x, dt, B, C = (t[rows, time] for t in self[:4])
+        z, y = (None if t is None else t[rows, time] for t in self[4:])
+        return Written(x, dt, B, C, z, y)
 
 
 def _backward(
-    inputs: Inputs, laid: Plan, dy: Tensor, last: Tensor | None, checkpoints: Tensor, outputs: Outputs
+    inputs: Inputs,
+    dy: Tensor,
+    last: Tensor | None,
+    checkpoints: Tensor,
+    dz: Tensor | None,
+    y: Tensor | None,
+    *,
+    wants_first: bool,
 ) -> tuple[Tensor | None, ...]:
+    """Gradients of x, dt, A, B, C, D, z, dt_bias and the first state, one piece of the work after another."""
+    new, length = inputs.x.new_empty, inputs.x.shape[1]
+    to = Written(new(dy.shape), new(dy.shape), new(inputs.B.shape), new(inputs.C.shape), dz, y)
+    pieces = list(inputs.plan().pieces())
+    first = None
+    if wants_first or len(pieces) > 1:
+        first = inputs.A.new_empty(inputs.x.shape[0], *inputs.A.shape)
+    totals: tuple[Tensor, ...] = ()
+    for rows, time in pieces:
+        after, before = last if time.stop >= length else first, None if first is None else first[rows]
+        after = None if after is None else after[rows]
+        kept = checkpoints[rows, time.start // CHUNK : -(-time.stop // CHUNK)]
+        found = _walk_back(inputs.piece(rows, time), dy[rows, time], after, kept, to.piece(rows, time), before)
+        totals = tuple(a + b for a, b in zip(totals, found, strict=True)) if totals else found
+    dA, dD, dbias = totals
+    return to.x, to.dt, dA, to.B, to.C, dD, dz, dbias, first
+
+
+def _walk_back(
+    inputs: Inputs, dy: Tensor, last: Tensor | None, checkpoints: Tensor, to: Written, first: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of A, D and dt_bias, given that of the state after the last position; the others are written.
+
+    `first` receives the gradient of the state before the first position.
+    """
+    laid = inputs.plan()
     batch, length, width, states = laid.batch, laid.length, laid.width, laid.states
     if laid.segments > 1:
         last = _chain(inputs, laid, "scan_segment_adjoints", last, dy)
-    dx, ddt = inputs.x.new_empty(inputs.x.shape), inputs.x.new_empty(inputs.x.shape)
-    dz = outputs.dz if outputs.dz is not None or inputs.z is None else torch.empty_like(dx)
     dA = inputs.A.new_empty(batch * laid.segments, width, states)
     dD, dbias = inputs.A.new_empty(batch * laid.segments, width), inputs.A.new_empty(batch * laid.segments, width)
     partial = inputs.A.new_empty(laid.blocks, batch, length, 2, laid.padded_states)
-    first = inputs.A.new_empty(batch, width, states) if outputs.wants_first else None
-    dB, dC = inputs.x.new_empty(inputs.B.shape), inputs.x.new_empty(inputs.B.shape)
-    options = inputs.options(laid, dy) if dz is None else inputs.options(laid, dy, dz)
+    options = inputs.options(laid, dy) if to.z is None else inputs.options(laid, dy, to.z)
     strided = [_strided(t) for t in (inputs.x, inputs.dt, inputs.z, dy, inputs.B, inputs.C)]
     _backward_kernel("scan_backward", options, laid.shared_backward)(
         laid.grid,
         laid.warps * 32,
         *(argument for three in strided for argument in three),
         *(inputs.A, inputs.D, inputs.dt_bias, inputs.resets, length, width, laid.segments, laid.segment_rows),
-        *(checkpoints, last, dx, ddt, *_strided(dz), outputs.y, dA, dD, dbias, partial, first),
+        *(checkpoints, last, to.x, to.dt, *_strided(to.z), to.y, dA, dD, dbias, partial, first),
         shared=laid.shared_backward,
     )
     rows, threads = batch * length, 256
     elements = rows * 2 * laid.padded_states
     add = _backward_kernel("scan_sum_blocks", options, laid.shared_backward)
-    add((-(-elements // threads),), threads, partial, dB, dC, laid.blocks, rows)
-    return dx, ddt, dA.sum(0), dB, dC, dD.sum(0), dz, dbias.sum(0), first
+    add((-(-elements // threads),), threads, partial, to.B, to.C, laid.blocks, rows)
+    return dA.sum(0), dD.sum(0), dbias.sum(0)
 
 
 def step(
@@ -300,13 +352,6 @@ def step(
 @lru_cache(maxsize=64)
 def _multiprocessors(device: int) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
-
-
-def _floats(tensor: Tensor) -> Tensor:
-    """float32, contiguous and on 16 bytes, so that four states are one read."""
-    if tensor.dtype != torch.float32 or not tensor.is_contiguous():
-        tensor = tensor.to(torch.float32).contiguous()
-    return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
 
 
 def _rows(tensor: Tensor, dtype: torch.dtype) -> Tensor:

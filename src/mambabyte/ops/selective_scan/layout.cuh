@@ -11,8 +11,9 @@
 // hands it across.
 #pragma once
 
-// From the host come IO, the sizes N, CHANNELS and WARPS, and what is asked for: GATED, RESETS, SOFTPLUS; ALIGNED (x,
+// From the host come IO, the sizes N and WARPS, and what is asked for: GATED, RESETS, SOFTPLUS; ALIGNED (x,
 // dt, z, ...) and ALIGNED_BC say that quads are whole and lie on their own size.
+constexpr int CHANNELS = 2;
 constexpr int STATES = N <= 4 ? 4 : N <= 8 ? 8 : N <= 16 ? 16 : N <= 32 ? 32 : 64;
 constexpr int PARTS = STATES / 4;
 constexpr int PART_LANES = 32 / PARTS;
@@ -20,7 +21,6 @@ constexpr int WARP_CHANNELS = PART_LANES * CHANNELS;
 constexpr int LANES_PER_ROW = WARP_CHANNELS / 4;
 constexpr int ROWS_PER_PASS = 32 / LANES_PER_ROW;
 static_assert(N >= 1 && N <= 64, "N must be 1 to 64");
-static_assert(WARP_CHANNELS % 4 == 0, "a warp must hold whole quads of channels");
 
 // Shares of a sum over states (`put_shares`) and steps of one row, padded so that neighbouring rows differ in bank.
 constexpr int STEP_ROW = WARP_CHANNELS + 2;
@@ -134,16 +134,8 @@ struct StateQuads {
 struct Step {
     float2 of[CHANNELS];
     __device__ __forceinline__ void load(const float2* row, const Lane& me) {
-        if constexpr (CHANNELS % 2 == 0) {
-#pragma unroll
-            for (int j = 0; j < CHANNELS; j += 2) {
-                float4 two = *(const float4*)(row + me.column * CHANNELS + j);
-                of[j] = make_float2(two.x, two.y), of[j + 1] = make_float2(two.z, two.w);
-            }
-        } else {
-#pragma unroll
-            for (int j = 0; j < CHANNELS; j++) of[j] = row[me.column * CHANNELS + j];
-        }
+        float4 two = *(const float4*)(row + me.column * CHANNELS);
+        of[0] = make_float2(two.x, two.y), of[1] = make_float2(two.z, two.w);
     }
 };
 __device__ __forceinline__ void put_steps(float2* row, float4 s, float4 enters) {

@@ -8,16 +8,12 @@ __device__ __forceinline__ int share_place(int column, int part) {
     return ((column % 2 * (PART_LANES / 2) + column / 2) * PARTS + part) * CHANNELS;
 }
 __device__ __forceinline__ void put_shares(float* row, const float (&share)[CHANNELS], const Lane& me) {
-    float* to = row + share_place(me.column, me.part);
-    if constexpr (CHANNELS == 2) *(float2*)to = make_float2(share[0], share[1]);
-    else
-#pragma unroll
-        for (int j = 0; j < CHANNELS; j++) to[j] = share[j];
+    *(float2*)(row + share_place(me.column, me.part)) = make_float2(share[0], share[1]);
 }
 // The sums for the four channels of this lane's quad.
 __device__ __forceinline__ float4 gather(const float* row, const Lane& me) {
     float4 sum = float4();
-    if constexpr (CHANNELS == 2 && PARTS % 2 == 0) {
+    if constexpr (PARTS % 2 == 0) {
 #pragma unroll
         for (int c = 0; c < 4; c += 2) {
             const float4* from = (const float4*)(row + share_place((me.quad_column + c) / 2, 0));
