@@ -18,7 +18,7 @@ from mambabyte.generation.engine import open_engine
 from mambabyte.generation.sampling import Sampler, Sampling
 from mambabyte.generation.sorted_pieces import SortedPieces
 from mambabyte.generation.speculation import Confidence
-from mambabyte.generation.subword_drafter import SubwordDrafter, SubwordGuesser
+from mambabyte.generation.subword_drafter import SubwordDrafter, SubwordGuesser, mixture
 from tests.generation.conftest import tiny_model
 
 TEXT = b"the cat sat on the mat; the dog sat on the log. caf\xc3\xa9 \xff\n" * 20
@@ -138,8 +138,7 @@ def test_a_word_is_a_mixture_over_its_cuts():
         patch.setattr("mambabyte.generation.subword_drafter.SHARE", 0.0)
         confidence = Confidence([1.0] * 8, 0.0, 0.0)
         guesser._catch_up(confidence)
-        guesser._expand(b" th", 0, confidence)
-        found = guesser._mixture(b" th", 0)
+        found = mixture(guesser._expand(b" th", 0, confidence))
     np.testing.assert_allclose(found / found.sum(), expected / expected.sum(), rtol=0.05, atol=0.02)
 
 

@@ -16,7 +16,7 @@ from mambabyte.data.subwords import Subwords
 from mambabyte.generation.cursor import Cursor
 from mambabyte.generation.drafters import drafting_engine
 from mambabyte.generation.engine import Engine, Logits, prefill
-from mambabyte.generation.sorted_pieces import Beginning, SortedPieces
+from mambabyte.generation.sorted_pieces import SortedPieces
 from mambabyte.generation.speculation import Confidence, agreement
 from mambabyte.models import ByteLM, SubwordLM
 from mambabyte.models.byte_lm import BYTES, DOCUMENT_START
@@ -38,6 +38,15 @@ class Boundary(NamedTuple):
     row: int
     weights: Weights
     chance: float
+
+
+class Outlook(NamedTuple):
+    """What a boundary expects after some bytes: that they are a subword (`ended`), or bytes `nexts` with `weights`."""
+
+    boundary: Boundary
+    nexts: NDArray[np.intp]
+    ended: float
+    weights: Weights
 
 
 class SubwordDrafter:
@@ -80,9 +89,10 @@ class SubwordGuesser:
         self._catch_up(confidence)
         text, start, decided = self._rest, 0, len(self._rest)
         while len(text) - decided < count and not cursor.ended:
-            if not self._expand(text, start, confidence, guessing=len(text) > decided):
+            outlooks = self._expand(text, start, confidence, guessing=len(text) > decided)
+            if outlooks is None:
                 break
-            total = self._mixture(text, start)
+            total = mixture(outlooks)
             candidates = np.flatnonzero(total)
             if not len(candidates):
                 break
@@ -119,48 +129,39 @@ class SubwordGuesser:
         self._keep([last._replace(path=(), start=0, end=0, chance=1.0)])
         self._catch_up(confidence)
 
-    def _active(self, start: int, end: int) -> list[Boundary]:
-        """The boundaries of the word that began at `start`, up to `end`."""
-        return [boundary for boundary in self._boundaries if boundary.start == start and boundary.end <= end]
-
     def _expand(
         self, text: bytes, start: int, confidence: Confidence, guessing: bool = False, then: int | None = None
-    ) -> bool:
+    ) -> list[Outlook] | None:
         """Read the boundary at the text's end if it has a share in what comes next, or in the byte that is known to
-        come; False if that is not worth a read."""
-        active = self._active(start, len(text))
-        if len(text) == start or any(boundary.end == len(text) for boundary in active):
-            return True
-        ends, on = [], 0.0
-        for boundary in active:
-            ended, nexts = self._beginning(text, boundary).split(boundary.weights)
-            ends.append(boundary.chance * ended)
-            if then is None:
-                on += boundary.chance * float(np.add.reduce(nexts))
-            else:
-                following = self._pieces.beginning_with(text[boundary.end :] + bytes((then,))).where
-                on += boundary.chance * float(np.add.reduce(boundary.weights[following]))
+        come. Returns what every boundary of the word that began at `start` has to say there; None if that is not worth
+        a read."""
+        outlooks = [self._outlook(text, b) for b in self._boundaries if b.start == start and b.end <= len(text)]
+        if len(text) == start or any(outlook.boundary.end == len(text) for outlook in outlooks):
+            return outlooks
+        ends = [boundary.chance * ended for boundary, _, ended, _ in outlooks]
+        on = sum(outlook.boundary.chance * self._onward(outlook, text, then) for outlook in outlooks)
         here = sum(ends)
         if here <= SHARE * (here + on):
-            return True
+            return outlooks
         if not guessing:
             confidence.catch_up()
         elif not confidence.read():
-            return False
-        best = active[int(np.argmax(ends))]
-        self._step(best, (self._subwords.numbers[text[best.end :]],), len(text), here)
-        return True
+            return None
+        best = outlooks[int(np.argmax(ends))].boundary
+        read = self._step(best, (self._subwords.numbers[text[best.end :]],), len(text), here)
+        outlooks.append(self._outlook(text, read))
+        return outlooks
 
-    def _mixture(self, text: bytes, start: int) -> Weights:
-        """(256,) weights of the next byte."""
-        total = np.zeros(BYTES, np.float32)
-        for boundary in self._active(start, len(text)):
-            beginning = self._beginning(text, boundary)
-            total[beginning.nexts] += boundary.chance * beginning.split(boundary.weights)[1]
-        return total
+    def _outlook(self, text: bytes, boundary: Boundary) -> Outlook:
+        beginning = self._pieces.beginning_with(text[boundary.end :])
+        return Outlook(boundary, beginning.nexts, *beginning.split(boundary.weights))
 
-    def _beginning(self, text: bytes, boundary: Boundary) -> Beginning:
-        return self._pieces.beginning_with(text[boundary.end :])
+    def _onward(self, outlook: Outlook, text: bytes, then: int | None) -> float:
+        """The weight of all pieces that go on after the text, or with the byte `then`."""
+        if then is None:
+            return float(np.add.reduce(outlook.weights))
+        following = self._pieces.beginning_with(text[outlook.boundary.end :] + bytes((then,))).where
+        return float(np.add.reduce(outlook.boundary.weights[following]))
 
     def _begin_word(self, at: int) -> bool:
         """A word begins where one ended: at its boundary; False if that has not been read."""
@@ -189,3 +190,11 @@ class SubwordGuesser:
         weights = np.exp(scores, out=scores)
         weights /= np.add.reduce(weights)
         return weights
+
+
+def mixture(outlooks: list[Outlook]) -> Weights:
+    """(256,) weights of the next byte."""
+    total = np.zeros(BYTES, np.float32)
+    for boundary, nexts, _, weights in outlooks:
+        total[nexts] += boundary.chance * weights
+    return total
