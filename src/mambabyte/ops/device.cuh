@@ -27,6 +27,7 @@ __device__ __forceinline__ float reciprocal(float x) {
     return y;
 }
 __device__ __forceinline__ float sigmoid(float x) { return reciprocal(1.f + ex2(-LOG2E * x)); }
+__device__ __forceinline__ float silu(float x) { return x * sigmoid(x); }
 
 // log(1 + e^x). Where e^x < 1/16 the series keeps the relative error at 2e-7, which log(1 + e) would lose by rounding 1
 // + e.

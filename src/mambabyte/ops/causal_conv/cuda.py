@@ -14,6 +14,8 @@ SOURCES = ("device.cuh", "causal_conv/kernels.cu")
 MAX_WIDTH = 16
 # Rows a thread walks, rows on their way from memory at once, threads a block; tuned on an H200.
 FORWARD, BACKWARD = (32, 16, 256), (128, 4, 128)
+# With more taps a quarter of the rows is on the way at once: the taps take the registers.
+FEW_TAPS = 8
 
 
 def why_not(x: Tensor, width: int) -> str | None:
@@ -125,6 +127,8 @@ def _kernel(
 def _compiled(name: str, threads: int, io: int, taps: int, silu: bool, resets: bool, aligned: bool) -> nvrtc.Kernel:
     options = {"IO": io, "WIDTH": taps, "SILU": int(silu), "RESETS": int(resets), "ALIGNED": int(aligned)}
     rows, read, _ = BACKWARD if name == "conv_backward" else FORWARD
+    if taps > FEW_TAPS:
+        read //= 4
     return nvrtc.get(SOURCES, name, **options, ROWS=rows, READ=read, THREADS=threads)
 
 

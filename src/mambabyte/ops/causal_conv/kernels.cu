@@ -32,7 +32,6 @@ struct Taps {
 __device__ __forceinline__ float4 multiply_add(float4 a, float4 b, float4 c) {
     return make_float4(fmaf(a.x, b.x, c.x), fmaf(a.y, b.y, c.y), fmaf(a.z, b.z, c.z), fmaf(a.w, b.w, c.w));
 }
-__device__ __forceinline__ float silu(float v) { return v * sigmoid(v); }
 // d silu(v) / dv
 __device__ __forceinline__ float silu_slope(float v) {
     float open = sigmoid(v);

@@ -77,7 +77,6 @@ __device__ __forceinline__ io4 scaled(float4 x, float rate, const float* norm, i
 }
 
 __device__ __forceinline__ float rounded(float v) { return to_float(from_float(v)); }
-__device__ __forceinline__ float silu(float v) { return v * sigmoid(v); }
 
 // What 8 channels bring along, as it lies in memory: float32 in the model's own values but A, which is A log2(e).
 struct Channels {

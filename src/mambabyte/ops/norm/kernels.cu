@@ -7,6 +7,7 @@
 constexpr int LANES = WARPS_A_ROW * 32;
 constexpr int QUADS = (WIDTH + 4 * LANES - 1) / (4 * LANES);
 constexpr bool WHOLE = WIDTH % 4 == 0;
+constexpr bool KEPT = QUADS <= 4;  // the weight, from row to row in the backward: 16 warps have 128 registers a lane
 
 struct Place {
     int lane, row_in_block;
@@ -105,9 +106,9 @@ extern "C" __global__ void __launch_bounds__(LANES* ROWS_A_BLOCK)
                   const float* mean, float* dsum, float* partial, i64 rows) {
     Place me;
     float4 w[QUADS], dweight[QUADS], dbias[QUADS];
+    auto weight_of = [&](int i) { return read_floats(weight + me.column(i), WIDTH - me.column(i)); };
 #pragma unroll
-    for (int i = 0; i < QUADS; i++)
-        w[i] = read_floats(weight + me.column(i), WIDTH - me.column(i)), dweight[i] = float4(), dbias[i] = float4();
+    for (int i = 0; i < QUADS; i++) w[i] = KEPT ? weight_of(i) : float4(), dweight[i] = float4(), dbias[i] = float4();
     for (i64 first = (i64)blockIdx.x * ROWS_A_BLOCK; first < rows; first += (i64)gridDim.x * ROWS_A_BLOCK) {
         i64 row = first + me.row_in_block;
         bool exists = row < rows;
@@ -118,7 +119,7 @@ extern "C" __global__ void __launch_bounds__(LANES* ROWS_A_BLOCK)
             int column = me.column(i), valid = exists ? WIDTH - column : 0;
             float4 d = unpack(load4<WHOLE>(dy + row * WIDTH + column, valid));
             n[i] = normalised(read_floats(stream + row * WIDTH + column, valid), middle, scale);
-            u[i] = times(d, w[i]);
+            u[i] = times(d, KEPT ? w[i] : weight_of(i));
             along += total(times(u[i], n[i]));
             if (LAYER) across += total(u[i]), dbias[i] = plus(dbias[i], d);
             else if (BIAS) dbias[i] = plus(dbias[i], d);
