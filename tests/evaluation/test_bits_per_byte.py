@@ -50,7 +50,7 @@ def test_a_report_says_how_it_was_measured(folder: Path) -> None:
     def settings(report: Report) -> tuple:
         return report.mode, report.context, report.stride
 
-    assert settings(evaluate(MODEL, folder, xz=False, context=64)) == ("stream", None, None)
+    assert settings(evaluate(MODEL, folder, xz=False)) == ("stream", None, None)
     assert settings(evaluate(MODEL, folder, xz=False, mode="window", context=64)) == ("window", 64, None)
     assert settings(evaluate(MODEL, folder, xz=False, mode="sliding", context=64)) == ("sliding", 64, 32)
     assert settings(evaluate(MODEL, folder, xz=False, mode="sliding", context=64, stride=8)) == ("sliding", 64, 8)

@@ -12,7 +12,7 @@ def plans(draw: st.DrawFn) -> Plan:
     mode = draw(st.sampled_from(["stream", "window", "sliding"]))
     context = draw(st.integers(1, 40))
     stride = draw(st.none() | st.integers(1, context)) if mode == "sliding" else None
-    return Plan(mode=mode, context=context, stride=stride)
+    return Plan(mode=mode, context=None if mode == "stream" else context, stride=stride)
 
 
 @given(plans(), sizes)
@@ -60,6 +60,7 @@ def test_stride_is_half_the_context_unless_given() -> None:
     [
         ({"mode": "windows"}, "mode must be one of stream, window, sliding, got 'windows'"),
         ({"mode": "window", "context": 0}, "context must be at least 1 byte, got 0"),
+        ({"context": 64}, "context 64 needs the mode window or sliding"),
         ({"mode": "window", "stride": 4}, "stride 4 needs the mode sliding"),
         ({"mode": "sliding", "context": 8, "stride": 9}, "stride must lie between 1 and the context of 8 bytes, got 9"),
         ({"mode": "sliding", "stride": 0}, "stride must lie between 1 and the context of 8192 bytes, got 0"),

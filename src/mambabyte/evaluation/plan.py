@@ -43,6 +43,8 @@ class Plan:
             raise ValueError(f"mode must be one of {', '.join(get_args(Mode))}, got {self.mode!r}")
         if self.context is not None and self.context < 1:
             raise ValueError(f"context must be at least 1 byte, got {self.context}")
+        if self.context is not None and self.mode == "stream":
+            raise ValueError(f"context {self.context} needs the mode window or sliding: stream reads on to the end")
         if self.stride is not None and self.mode != "sliding":
             raise ValueError(f"stride {self.stride} needs the mode sliding: mode {self.mode} has no overlap")
         if self.stride is not None and not 1 <= self.stride <= self.window:
