@@ -191,11 +191,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     float4 dweight[WIDTH], dbias = float4();
 #pragma unroll
     for (int k = 0; k < WIDTH; k++) dweight[k] = float4();
-    int alive = PAST;  // rows back that still belong to the document of row t
-    if (RESETS) {
-        for (int k = 0; k < PAST; k++)
-            if (t0 - k - 1 >= 0 && in.resets[t0 - k - 1]) alive = min(alive, k + 1);
-    }
+    int alive = PAST;  // rows back that still belong to the document of row t; those before t0 are another stretch's
     io_t* to = dx + b * dx_batch + t0 * dx_row + me.first;
     auto give = [&](i64 t, float4 value) {  // the gradient of input t, which may lie in the initial state
         if (t >= t0 && t < end) store4<ALIGNED>(to + (int)(t - t0) * (int)dx_row, me.valid, value);
