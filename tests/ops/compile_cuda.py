@@ -3,6 +3,7 @@
 python tests/ops/compile_cuda.py sm_80 sm_90 sm_100    the table of docs/kernels.md, in some four minutes
 """
 
+import functools
 import itertools
 import re
 import sys
@@ -29,6 +30,11 @@ class Size(NamedTuple):
     spilled: int  # bytes of stores
 
 
+@functools.cache
+def _report(sources: tuple[str, ...], defines: tuple[tuple[str, int], ...], arch: str) -> str:
+    return nvrtc.compile_cubin(nvrtc.read_source(*sources), dict(defines), arch)[1]
+
+
 class Case(NamedTuple):
     """Kernels as a wrapper gets them for some problem."""
 
@@ -38,7 +44,7 @@ class Case(NamedTuple):
 
 def compiled(kernel: nvrtc.Kernel, arch: str) -> Size:
     """Compile one kernel as it would be for a GPU of this architecture."""
-    _, report = nvrtc.compile_cubin(nvrtc.read_source(*kernel.sources), dict(kernel.defines), arch)
+    report = _report(kernel.sources, kernel.defines, arch)
     pattern = rf"entry function '{kernel.name}'.*?(\d+) bytes spill stores.*?Used (\d+) registers"
     found = re.search(pattern, report, re.S)
     assert found, report
