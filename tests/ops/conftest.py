@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+import torch._decomp.decompositions_for_jvp  # it reads the source of torch's functions: before any is patched
 
 # torch lists its constructors when a device context is first entered: let that be before any is patched
 with torch.device("meta"):
