@@ -35,7 +35,7 @@ def forward(
     written = _written(out_dtype)
     if x.dtype not in (written, torch.float32):
         x = x.float()
-    x = _quads(x)
+    x = nvrtc.quads(x)
     width, rows = x.shape[-1], x.numel() // x.shape[-1]
     y, stream = torch.empty_like(x, dtype=written), torch.empty_like(x, dtype=torch.float32)
     rstd = torch.empty(x.shape[:-1], device=x.device, dtype=torch.float32)
@@ -44,7 +44,7 @@ def forward(
         return y.to(out_dtype), stream, rstd, mean
     kernel, rows_a_block = _kernel("norm_forward", width, written, kind, x.dtype == torch.float32, bias is not None)
     with torch.cuda.device(x.device):
-        parameters = (_floats(residual), _floats(weight), _floats(bias))
+        parameters = (_floats(residual), nvrtc.floats(weight), _floats(bias))
         kernel((-(-rows // rows_a_block),), _threads(width), x, *parameters, eps, y, stream, rstd, mean, rows)
     return y.to(out_dtype), stream, rstd, mean
 
@@ -61,14 +61,14 @@ def backward(
     kind: str,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Gradients of x + residual (float32), weight and bias."""
-    dy = _quads(dy.to(_written(dy.dtype)))
+    dy = nvrtc.quads(dy.to(_written(dy.dtype)))
     width, rows = stream.shape[-1], stream.numel() // stream.shape[-1]
     dsum = torch.empty_like(stream)
     kernel, rows_a_block = _kernel("norm_backward", width, dy.dtype, kind, True, bias is not None)
     blocks = max(1, min(BACKWARD_BLOCKS, -(-rows // rows_a_block)))
     partial = stream.new_empty(blocks * rows_a_block, 2, width)
     with torch.cuda.device(stream.device):
-        tensors = (dy, _floats(dstream), stream, _floats(weight), rstd, mean, dsum, partial)
+        tensors = (dy, _floats(dstream), stream, nvrtc.floats(weight), rstd, mean, dsum, partial)
         kernel((blocks,), _threads(width), *tensors, rows)
     dweight = partial[:, 0].sum(0).to(weight.dtype)
     return dsum, dweight, None if bias is None else partial[:, 1].sum(0).to(bias.dtype)
@@ -113,10 +113,4 @@ def _threads(width: int) -> int:
 
 
 def _floats(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else _quads(tensor.to(torch.float32))
-
-
-def _quads(tensor: Tensor) -> Tensor:
-    """Contiguous and on 16 bytes, so that four elements are one read."""
-    tensor = tensor.contiguous()
-    return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
+    return None if tensor is None else nvrtc.floats(tensor)
