@@ -65,7 +65,10 @@ UTF8 = constraints.utf8()
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(st.integers(0, LAST), st.integers(0, LAST)).map(sorted), max_size=3), st.characters())
+@given(
+    st.lists(st.tuples(st.integers(0, LAST), st.integers(0, LAST)).map(sorted), max_size=3),
+    st.characters(codec="utf-8"),
+)
 def test_a_class_of_characters_is_its_ranges(ranges, character):
     inside = any(low <= ord(character) <= high for low, high in ranges)
     for expression, expected in ((ranges, inside), (negate([tuple(r) for r in ranges]), not inside)):

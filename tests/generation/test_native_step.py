@@ -1,6 +1,7 @@
 """The native engine: the torch step's logits; the same bits alone, in company, in one read or many, on any threads."""
 
 import contextlib
+import math
 import re
 from collections.abc import Iterator
 
@@ -165,6 +166,31 @@ def test_narrow_weights_are_the_model_with_rounded_matrices(weights: str) -> Non
     with rounding:
         assert_close(narrow, bytewise(TorchEngine(rounded), TEXT), tolerance)
     assert np.abs(narrow - bytewise(NativeEngine(model), TEXT)).max() > 0
+
+
+@pytest.mark.parametrize("weights", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("name", ["A_log", "conv_weight", "D", "in_proj.weight", "out_proj.weight", "norm.weight"])
+def test_what_is_not_a_number_is_not_made_one(name: str, value: float, weights: Weights) -> None:
+    """A model that has come apart must be seen to have: rounding to 8 bits once made finite logits of NaN."""
+    model = random_model()
+    unit = next(iter(model.units()))
+    parameter = unit.norm.weight if name == "norm.weight" else unit.layer.get_parameter(name)
+    parameter.data.view(-1)[5] = value
+    theirs = bytewise(TorchEngine(model), b"abc")
+    ours = bytewise(NativeEngine(model, weights=weights), b"abc")
+    assert not (np.isfinite(ours) & ~np.isfinite(theirs)).any()
+
+
+def test_a_read_of_nothing_and_ids_that_are_none() -> None:
+    model = random_model()
+    engine = NativeEngine(model, threads=2)
+    row = engine.join(model.init_state())
+    assert engine.read([], []) == []
+    for wrong in ([256], [-1], []):
+        with pytest.raises(ValueError, match=r"ids from|no id"):
+            engine.read([row], [wrong])
+    assert np.array_equal(bytewise(engine, TEXT, row), bytewise(NativeEngine(model), TEXT))
 
 
 def test_the_bits_do_not_depend_on_the_number_of_threads() -> None:

@@ -1,13 +1,25 @@
 """Who stands in which slot: memory is moved as the columns say, and every row has what it read."""
 
 import copy
+from typing import NamedTuple
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mambabyte.generation.slots import Column, Slots
+from mambabyte.generation.slots import Columns, Slots
 
 ACTIONS = st.lists(st.tuples(st.sampled_from("jfrrrbl"), st.integers(0, 5), st.integers(1, 5)), max_size=40)
+
+
+class Column(NamedTuple):
+    id: int
+    before: int
+    after: int
+
+
+def each_of(columns: Columns) -> list[Column]:
+    return [Column(*column) for column in zip(*columns, strict=True)]
 
 
 class Rows:
@@ -41,8 +53,8 @@ class Rows:
         """One call: its columns happen in any order but that of a row's own, so none writes what another row reads."""
         data = [range(97, 97 + (count if row % 2 else 1)) for row in rows]
         alone = copy.deepcopy(self.slots)
-        one_by_one = [column for row, ids in zip(rows, data, strict=True) for column in alone.read(row, ids)]
-        found = [Column(*column) for column in zip(*self.slots.read_all(rows, data), strict=True)]
+        one_by_one = [c for row, ids in zip(rows, data, strict=True) for c in each_of(alone.read([row], [ids], 128))]
+        found = each_of(self.slots.read(rows, data, 128))
         assert found == one_by_one
         assert len({column.after for column in found}) == len(found)
         columns = {row: [found.pop(0) for _ in ids] for row, ids in zip(rows, data, strict=True)}
@@ -77,3 +89,20 @@ def test_rows_have_what_they_read(actions: list[tuple[str, int, int]]) -> None:
     for row in sorted(all_rows.texts):
         all_rows.leave(row)
     assert len(all_rows.slots._free) == all_rows.slots.count, "a slot is held by nobody"
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        ([b"ab", b""], "a row has no id to read"),
+        ([b"a", [128]], "ids from 97 to 128 .* from 0 to 127"),
+        ([b"a", [-1]], "ids from -1 to 97"),
+    ],
+)
+def test_what_cannot_be_read_moves_no_row(data: list[list[int]], sentence: str) -> None:
+    slots = Slots(4)
+    rows = [slots.join(), slots.join()]
+    before = copy.deepcopy(vars(slots))
+    with pytest.raises(ValueError, match=sentence):
+        slots.read(rows, data, 128)
+    assert vars(slots) == before

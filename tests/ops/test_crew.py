@@ -123,18 +123,31 @@ def test_arguments_must_be_those_of_the_kernel() -> None:
         Task(TeamKernel(smoother()), x=torch.zeros(1), y=torch.zeros(1), place=3)
 
 
+def run(program: str, *, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+    root = Path(__file__).parents[2]
+    environment = os.environ | {"PYTHONPATH": f"{root}:{root / 'src'}"}
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    return subprocess.run(command, check=True, timeout=seconds, env=environment, capture_output=True, text=True)
+
+
 FORK = """
 import os, threading
 from tests.ops.test_crew import smoother, smooths
 from mambabyte.ops.crew import TeamKernel
+from mambabyte.ops.native import compile_object
 kernel = TeamKernel(smoother())
+source = smoother()
 stop = threading.Event()
 def busy():
     while not stop.is_set():
         assert smooths(kernel, threads=2)
-other = threading.Thread(target=busy)
-other.start()
-for _ in range(5):
+def compiling():
+    while not stop.is_set():
+        compile_object(str(source.module), source.target)
+others = [threading.Thread(target=busy), threading.Thread(target=compiling)]
+for other in others:
+    other.start()
+for _ in range(8):
     assert smooths(kernel, threads=2, times=10)
     child = os.fork()
     if child == 0:
@@ -142,12 +155,32 @@ for _ in range(5):
     _, status = os.waitpid(child, 0)
     assert status == 0, status
 stop.set()
-other.join()
+for other in others:
+    other.join()
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_a_child_forked_in_the_middle_of_calls_has_a_crew_of_its_own() -> None:
-    root = Path(__file__).parents[2]
-    environment = os.environ | {"PYTHONPATH": f"{root}:{root / 'src'}"}
-    subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], check=True, timeout=120, env=environment)
+def test_a_child_forked_in_the_middle_of_calls_and_of_compiling_has_a_crew_of_its_own() -> None:
+    run(FORK)
+
+
+EXIT = """
+import atexit, threading, time, torch
+from mambabyte.ops.crew import Task, TeamKernel
+from tests.ops.test_crew import PLACES, smoother, smooths
+from mambabyte.ops.target import host_target
+kernel = TeamKernel(smoother())
+x = torch.zeros(PLACES, host_target().lanes)
+task = Task(kernel, x=x, y=x.clone(), places=PLACES)
+def daemon():
+    while True:
+        task.run(threads=2)
+atexit.register(lambda: print("right at exit", smooths(kernel, threads=2, times=20)))
+threading.Thread(target=daemon, daemon=True).start()
+time.sleep(0.3)
+"""
+
+
+def test_a_process_ends_while_a_daemon_is_at_work_and_may_still_call() -> None:
+    assert run(EXIT).stdout == "right at exit True\n"

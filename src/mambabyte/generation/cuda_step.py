@@ -96,7 +96,9 @@ class CudaEngine:
 
     def read(self, rows: Sequence[int], data: Sequence[Ids]) -> list[Logits]:
         """See `Engine.read`."""
-        columns = self._slots.read_all(rows, data)
+        columns = self._slots.read(rows, data, self.model.config.vocab_size)
+        if not rows:
+            return []
         self._grow()
         with torch.cuda.device(self._device):
             logits = self._run(columns)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
+import sys
 from collections.abc import Sequence
 from typing import Literal
 
@@ -25,6 +25,7 @@ from mambabyte.layers.mamba import Mamba, MambaState
 from mambabyte.models import ByteLM, ByteLMState
 from mambabyte.models.byte_lm import BYTES
 from mambabyte.ops.crew import Task, TeamKernel
+from mambabyte.ops.native import CORES
 from mambabyte.ops.panels import block, unblock
 from mambabyte.ops.target import host_target
 from mambabyte.ops.vector_math import LOG2E
@@ -44,6 +45,8 @@ def why_not(model: ByteLM) -> str | None:
         return reason
     if model.embedding.weight.device.type != "cpu":
         return f"it is on {model.embedding.weight.device.type}"
+    if sys.byteorder != "little":
+        return "its weights lie as on a CPU with little-endian words"
     if torch.float64 in (model.compute_dtype, model.embedding.weight.dtype):
         return "it computes in float64"
     return None
@@ -75,7 +78,7 @@ class NativeEngine:
         kernel, self._plan, buffers = _pack(model, weights)
         if threads is None:
             threads = min(2, torch.get_num_threads()) if buffers["matrices"].nbytes > SHARED_BYTES else 1
-        self.threads = max(1, min(threads, os.cpu_count() or 1))
+        self.threads = max(1, min(threads, CORES))
         self._layers = len(model.layers)
         self._slots = Slots(FIRST_SLOTS)
         self._states = torch.zeros(FIRST_SLOTS, self._layers * self._plan.state.size)
@@ -106,7 +109,9 @@ class NativeEngine:
 
     def read(self, rows: Sequence[int], data: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """See `Engine.read`."""
-        columns = np.array(self._slots.read_all(rows, data))
+        columns = np.array(self._slots.read(rows, data, self._plan.sizes.V))
+        if not rows:
+            return []
         self._grow()
         count = columns.shape[1]
         if count <= COLUMNS:

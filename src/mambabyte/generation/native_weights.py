@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mambabyte.ops.vector_ir import BYTE, FLOAT, Int, Ints, Pointer, Vec
-from mambabyte.ops.vector_math import absolute, fma, largest, maximum
+from mambabyte.ops.vector_math import absolute, fma, largest, maximum, total
 
 # Bytes that are asked for before they are used, and bytes that come at once.
 AHEAD, LINE = 4096, 64
@@ -98,7 +98,8 @@ class Bytes:
 
     An input q from -32767 to 32767 is 256 h + l - 32768 with bytes h and l from 0 to 255. The products of four weights
     with four bytes are added up by one instruction where the CPU has it, and exactly: sums are integers, below 2^31 for
-    up to 65,000 inputs. With weights w, sum w q = 256 (sum w h - 128 sum w) + sum w l; `offset` is -128 sum w.
+    up to 65,000 inputs. With weights w, sum w q = 256 (sum w h - 128 sum w) + sum w l; `offset` is -128 sum w. What
+    comes from NaN or infinity, of a row's weights or a column's inputs, is NaN.
     """
 
     parameters = ("scale", "offset")
@@ -111,7 +112,8 @@ class Bytes:
     def store(self, matrix: Tensor, inputs: int) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Floats.store`."""
         scale = matrix.abs().amax(1).clamp(min=1e-30) / self.LEVELS
-        levels = torch.nn.functional.pad((matrix / scale[:, None]).round(), (0, 4 * self.words(inputs) - inputs))
+        levels = (matrix / scale[:, None]).round().nan_to_num(0.0)  # of a row with NaN or infinity the scale says so
+        levels = torch.nn.functional.pad(levels, (0, 4 * self.words(inputs) - inputs))
         words = levels.to(torch.int8).contiguous().view(torch.int32)
         return words, {"scale": scale, "offset": -128 * levels.sum(1)}
 
@@ -130,19 +132,23 @@ class Bytes:
                 return carry
             return body(f.number(whole), (source + whole).load(f.mask_below(f.number(rest))), carry)
 
-        (size,) = each([f.vec(1e-30)], lambda _, value, carry: [maximum(absolute(value), carry[0])])
-        size = largest(size)
+        def measure(_: Int, value: Vec, carry: list[Vec]) -> list[Vec]:
+            return [maximum(absolute(value), carry[0]), fma(value, 0.0, carry[1])]
+
+        size, odd = each([f.vec(1e-30), f.vec(0.0)], measure)
+        size, odd = largest(size), total(odd)  # NaN if any input is NaN or infinite, else 0
         levels = self.INPUT_LEVELS / size
         high, low, scale = self._places(room, inputs)
 
         def split(at: Int, value: Vec, _: list[Vec]) -> list[Vec]:
-            level = (value * levels).rounded().plus(1 << 15)
+            scaled = value * levels
+            level = f.select(scaled.compare("==", scaled), scaled, f.vec(0.0)).rounded().plus(1 << 15)
             level.shift_right(8).store_bytes(high + at)
             level.store_bytes(low + at)
             return []
 
         each([], split)
-        scale.store(size * (1 / self.INPUT_LEVELS))
+        scale.store(size * (1 / self.INPUT_LEVELS) + odd)
 
     def multiply(self, matrix: Matrix, group: Int, blocks: Sequence[int], columns: Sequence[Column], use: Use) -> None:
         """See `Floats.multiply`."""
@@ -168,7 +174,7 @@ class Bytes:
 
         pairs = list(itertools.product(blocks, range(len(columns))))
         start = [(offset + k * lanes).load().rounded() for k, _ in pairs] + [f.vec(0.0).rounded()] * half
-        sums = [total.to_floats() for total in f.loop(0, steps, start, four)]
+        sums = [each.to_floats() for each in f.loop(0, steps, start, four)]
         for at, (k, c) in enumerate(pairs):
             scales = (scale + k * lanes).load() * places[c][2].load()
             use(k, c, fma(sums[at], 256.0, sums[half + at]) * scales)

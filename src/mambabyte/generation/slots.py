@@ -7,16 +7,8 @@ from typing import NamedTuple
 from mambabyte.generation.engine import Ids
 
 
-class Column(NamedTuple):
-    """One id to be read: the slot of the state before it, and the slot that takes the state after it."""
-
-    id: int
-    before: int
-    after: int
-
-
 class Columns(NamedTuple):
-    """The fields of many columns, each a list."""
+    """Ids to be read, the slots of the states before them and the slots that take the states after them."""
 
     ids: list[int]
     before: list[int]
@@ -54,18 +46,18 @@ class Slots:
         """The slot of the row's present state."""
         return self._current[row]
 
-    def read(self, row: int, ids: Ids) -> list[Column]:
-        """The columns by which the row reads `ids`, in order."""
-        walk = self._walk(row, len(ids))
-        return [Column(*column) for column in zip(ids, walk[:-1], walk[1:], strict=True)]
-
-    def read_all(self, rows: Sequence[int], data: Sequence[Ids]) -> Columns:
+    def read(self, rows: Sequence[int], data: Sequence[Ids], vocabulary: int) -> Columns:
         """The columns of each of these different rows, one row after the other; each has at least one id to read.
 
-        Rows that all update their slots in place, as most do in most reads, cost no more than their lists do.
+        Rows that all update their slots in place, as most do in most reads, cost no more than their lists do. Raises
+        ValueError, and moves no row, where a row has nothing to read or an id is not below `vocabulary`.
         """
         assert len(rows) == len(data), f"{len(rows)} rows cannot read {len(data)} pieces"
         ids = list(chain.from_iterable(data))
+        if 0 in map(len, data):
+            raise ValueError("a row has no id to read; leave it out of the call")
+        if ids and not 0 <= min(ids) <= max(ids) < vocabulary:
+            raise ValueError(f"ids from {min(ids)} to {max(ids)} for a model that has those from 0 to {vocabulary - 1}")
         here = list(map(self._current.__getitem__, rows))
         if len(ids) == len(rows) and self._trail.keys().isdisjoint(rows) and self._shared.keys().isdisjoint(here):
             return Columns(ids, here, here)

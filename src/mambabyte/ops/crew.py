@@ -13,16 +13,17 @@ worked.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import functools
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 
 import torch
 from llvmlite import ir
 
-from mambabyte.ops.native import Kernel, pool
+from mambabyte.ops.native import CORES, Kernel
 from mambabyte.ops.target import host_target
 from mambabyte.ops.team import (
     ARRIVALS,
@@ -47,8 +48,8 @@ MOST_ALONE = 255
 # The desk, in 64-bit words: what the next call runs, then the state of each helper on a cache line of its own.
 ENTRY, ARGUMENTS, HELPERS, LINE = 0, 1, 8, 8
 WORD_BYTES = 8
-# Cores this process may use, asked for once: the answer takes 10 us.
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+# The words of a team of one.
+ALONE = [{SIZE: 1}.get(word, 0) for word in range(TEAM_WORDS)]
 
 
 class TeamKernel:
@@ -58,12 +59,16 @@ class TeamKernel:
         assert source.scratch_bytes == 0, f"{source.name}: threads of a team have no scratch memory"
         self._kernel = Kernel(source)
         self.entry = self._kernel.address(entry_name(source))
+        self.enter = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self.entry)
         # behind the counter and the scratch memory of every kernel, which a team does not use
         self.places = {name: 2 + i for i, name in enumerate((*source.pointers, *source.integers))}
 
 
 class Task:
-    """A team's kernel and its arguments by name, tensors or integers, kept from call to call."""
+    """A team's kernel and its arguments by name, tensors or integers, kept from call to call.
+
+    A task runs once at a time; tasks of several threads run side by side, of which one at a time has helpers.
+    """
 
     def __init__(self, kernel: TeamKernel, **arguments: torch.Tensor | int):
         assert kernel.places.keys() == {*arguments, "team"}, sorted(arguments)
@@ -83,7 +88,10 @@ class Task:
 
     def run(self, threads: int) -> None:
         """Run on this thread and at most `threads - 1` others, without the GIL."""
-        _crew().call(self, min(threads, CORES) - 1)
+        helpers = min(threads, CORES) - 1
+        if helpers < 1 or not _crew().help(self, helpers):
+            self.team[:] = ALONE
+            self._kernel.enter(self._place)
 
     def lead(self, desk: int, with_helpers: Kernel, helpers: int) -> bool:
         """Run with helpers who look at the desk; whether all of them were there all the time."""
@@ -95,24 +103,42 @@ class _Crew:
     """The helpers of this process, and what they look at."""
 
     def __init__(self) -> None:
-        self._one_call = threading.Lock()  # helpers of a call wait for each other: two calls cannot share them
         self._desk = torch.zeros(HELPERS + LINE * CORES, dtype=torch.int64)
         self._place = self._desk.data_ptr()
         self._lead, self._serve = Kernel(_lead()), Kernel(_serve())
-        self._at_work: dict[int, Future[None]] = {}
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Nobody helps yet. After a fork, this frees nothing: another thread may have held the compiler's lock."""
+        self._one_call = threading.Lock()  # helpers of a call wait for each other: two calls cannot share them
+        self._desk.numpy()[:] = 0
+        self._helpers: dict[int, threading.Thread] = {}
         self._alone, self._last_alone = 0, 0  # calls that are still to be made alone, and how many they were
 
-    def call(self, task: Task, helpers: int) -> None:
-        with self._one_call:
-            if helpers and self._alone:
-                self._alone, helpers = self._alone - 1, 0
-            for number in range(helpers):
-                if number not in self._at_work or self._at_work[number].done():
-                    self._at_work[number] = pool().submit(self._help, number)
+    def help(self, task: Task, helpers: int) -> bool:
+        """Run the task with helpers; False, and nothing has run, if they are busy or the next calls are to be alone."""
+        if not self._one_call.acquire(blocking=False):
+            return False
+        try:
+            if self._alone:
+                self._alone -= 1
+                return False
+            self._wake(helpers)
             helped = task.lead(self._place, self._lead, helpers)
-            if helpers:
-                self._last_alone = self._last_alone // 2 if helped else min(2 * self._last_alone + 1, MOST_ALONE)
-                self._alone = 0 if helped else self._last_alone
+            self._last_alone = self._last_alone // 2 if helped else min(2 * self._last_alone + 1, MOST_ALONE)
+            self._alone = 0 if helped else self._last_alone
+            return True
+        finally:
+            self._one_call.release()
+
+    def _wake(self, helpers: int) -> None:
+        """Start those who sleep. They are daemons: a process may end while they wait for a call."""
+        for number in range(helpers):
+            if number not in self._helpers or not self._helpers[number].is_alive():
+                helper = threading.Thread(target=self._help, args=(number,), name="mambabyte-helper", daemon=True)
+                with contextlib.suppress(RuntimeError):  # the process ends, or may have no more threads: fewer help
+                    helper.start()
+                    self._helpers[number] = helper
 
     def _help(self, number: int) -> None:
         self._serve.alone(self._place, self._place + WORD_BYTES * (HELPERS + LINE * number))
@@ -120,14 +146,10 @@ class _Crew:
 
 @functools.cache
 def _crew() -> _Crew:
-    _register_fork_once()
-    return _Crew()
-
-
-@functools.cache
-def _register_fork_once() -> None:
-    if hasattr(os, "register_at_fork"):  # a forked child has none of the helpers, and perhaps the lock of a call
-        os.register_at_fork(after_in_child=_crew.cache_clear)
+    crew = _Crew()
+    if hasattr(os, "register_at_fork"):  # a child has none of the helpers, and perhaps the lock of a call
+        os.register_at_fork(after_in_child=crew.begin_anew)
+    return crew
 
 
 def _lead() -> Function:

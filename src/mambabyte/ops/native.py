@@ -27,6 +27,8 @@ from mambabyte.ops.vector_ir import Function
 DIGEST_BYTES = 32
 # A second thread costs about 40 us to start; below this much work it is not worth its while.
 SERIAL_NANOSECONDS = 300_000
+# Cores this process may use, asked for once: the answer takes 10 us.
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Kernel:
@@ -49,10 +51,10 @@ class Kernel:
         values = [_address(arguments[name]) for name in (*self.pointers, *self.integers)]
         counter = ctypes.c_int64(0)
 
-        def work() -> None:
+        def work(kept: object = arguments) -> None:  # noqa: ARG001  # addresses alone would not keep tensors alive
             self._call(ctypes.addressof(counter), _scratch(self.scratch_bytes), *values)
 
-        others = [pool().submit(work) for _ in range(threads - 1)]
+        others = [_pool().submit(work) for _ in range(threads - 1)]
         work()
         for other in others:
             other.result()
@@ -82,13 +84,12 @@ _executor: ThreadPoolExecutor | None = None
 _executor_lock = threading.Lock()
 
 
-def pool() -> ThreadPoolExecutor:
-    """The threads of this process that run kernels beside the calling one."""
+def _pool() -> ThreadPoolExecutor:
     global _executor
     with _executor_lock:
         if _executor is None:
             _register_fork_once()
-            _executor = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="mambabyte-kernel")
+            _executor = ThreadPoolExecutor(max_workers=CORES, thread_name_prefix="mambabyte-kernel")
         return _executor
 
 

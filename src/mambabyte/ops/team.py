@@ -43,8 +43,9 @@ def entry_name(f: Function) -> str:
 
 
 def barrier(f: Function, threads: Int, work: Int | int = 1) -> None:
-    """Wait until all threads of the team have come here; others may run after `work` times LOOKS looks."""
-    team = f.pointer("team")
+    """Wait until all threads of the team have come here; others may run after `work` (or 1) times LOOKS looks."""
+    team, work = f.pointer("team"), f.number(work)
+    work = f.select(work.compare("<", 1), f.number(1), work)
     everyone = (add(f, team + ARRIVALS, 1) // threads + 1) * threads
 
     def stall() -> None:
