@@ -9,7 +9,8 @@ import torch
 from mambabyte.generation.native_weights import KINDS, Bytes, Column, Matrix
 from mambabyte.ops.native import Kernel
 from mambabyte.ops.target import Target, host_target, target_for
-from mambabyte.ops.vector_ir import FLOAT, Function, Int, arrays
+from mambabyte.ops.vector_ir import Function
+from mambabyte.ops.vector_values import FLOAT, Int, arrays
 
 GROUP, GROUPS = 2, 3
 ROOM = 1000

@@ -14,7 +14,8 @@ from mambabyte.ops import crew, team
 from mambabyte.ops.crew import Task, TeamKernel
 from mambabyte.ops.target import host_target
 from mambabyte.ops.team import SIZE, as_team, barrier
-from mambabyte.ops.vector_ir import FLOAT, INDEX, Function, Int
+from mambabyte.ops.vector_ir import Function
+from mambabyte.ops.vector_values import FLOAT, INDEX, Int
 
 ROUNDS, PLACES = 20, 12
 

@@ -11,7 +11,8 @@ import torch
 from mambabyte.ops import native
 from mambabyte.ops.native import Kernel, threads_for
 from mambabyte.ops.target import host_target
-from mambabyte.ops.vector_ir import FLOAT, Function
+from mambabyte.ops.vector_ir import Function
+from mambabyte.ops.vector_values import FLOAT
 
 
 def doubler(name: str = "double") -> Function:

@@ -12,8 +12,9 @@ import torch
 from mambabyte.ops import vector_math
 from mambabyte.ops.native import Kernel, compile_object
 from mambabyte.ops.target import Target, host_target, target_for
-from mambabyte.ops.vector_ir import BFLOAT, BYTE, FLOAT, Function, Vec
+from mambabyte.ops.vector_ir import Function
 from mambabyte.ops.vector_math import exp2, fma, largest, sigmoid, softplus_and_slope, sums
+from mambabyte.ops.vector_values import BFLOAT, BYTE, FLOAT, Vec
 
 
 def without_avx512() -> Target:

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from mambabyte.generation.native_weights import KINDS, Bytes, Column, Matrix
 from mambabyte.ops.target import Target
 from mambabyte.ops.team import as_team, barrier
-from mambabyte.ops.vector_ir import FLOAT, INDEX, Function, Int, Pointer, Vec, arrays
+from mambabyte.ops.vector_ir import Function
 from mambabyte.ops.vector_math import exp2, fma, sigmoid, softplus_and_slope, square_root, total
+from mambabyte.ops.vector_values import FLOAT, INDEX, Int, Pointer, Vec, arrays
 
 # Blocks in a group, where there are enough for two threads. So many columns share each weight that is loaded, as long
 # as that many are left, with as many blocks as keep all sums in registers.

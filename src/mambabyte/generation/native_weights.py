@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mambabyte.ops.vector_ir import BYTE, FLOAT, Int, Ints, Pointer, Vec
 from mambabyte.ops.vector_math import absolute, fma, largest, maximum, total
+from mambabyte.ops.vector_values import BYTE, FLOAT, Int, Ints, Pointer, Vec
 
 # Bytes that are asked for before they are used, and bytes that come at once.
 AHEAD, LINE = 4096, 64

@@ -38,7 +38,8 @@ from mambabyte.ops.team import (
     wait_while,
     write,
 )
-from mambabyte.ops.vector_ir import INDEX, PTR, Function, Pointer, arrays
+from mambabyte.ops.vector_ir import Function
+from mambabyte.ops.vector_values import INDEX, PTR, Pointer, arrays
 
 ASLEEP, WAITING, CALLED, WORKING = range(4)
 # Looks at its word before a helper sleeps, and of a leader before it begins without a helper that it has woken.

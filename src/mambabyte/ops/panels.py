@@ -17,7 +17,8 @@ from llvmlite import ir
 from torch import Tensor
 
 from mambabyte.ops.target import host_target
-from mambabyte.ops.vector_ir import Function, Int, Pointer
+from mambabyte.ops.vector_ir import Function
+from mambabyte.ops.vector_values import Int, Pointer
 
 # Positions in a chunk, and between checkpoints of the scan's state.
 CHUNK = 16

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import llvmlite.binding as llvm
 from llvmlite import ir
 
-from mambabyte.ops.vector_ir import I64, PTR, Function, Int, Pointer
+from mambabyte.ops.vector_ir import Function
+from mambabyte.ops.vector_values import I64, PTR, Int, Pointer
 
 # Looks at a word of memory, of about a nanosecond each, before a waiting thread lets others run: longer than threads
 # wait that share work evenly. One that waits for a thread which the system has put aside would burn its time slice; one

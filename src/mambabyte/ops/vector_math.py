@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 
 from llvmlite import ir
 
-from mambabyte.ops.vector_ir import I32, Vec, float32
+from mambabyte.ops.vector_ir import float32
+from mambabyte.ops.vector_values import I32, Vec
 
 LOG2E = math.log2(math.e)
 LN2 = math.log(2.0)

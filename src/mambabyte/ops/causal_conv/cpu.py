@@ -14,7 +14,7 @@ from mambabyte.ops.causal_conv import cpu_ir
 from mambabyte.ops.native import Kernel, threads_for
 from mambabyte.ops.panels import block, blocks_of, counts, pad_channels, panel_for, rows, sum_in_order, unblock
 from mambabyte.ops.target import host_target
-from mambabyte.ops.vector_ir import BFLOAT, FLOAT
+from mambabyte.ops.vector_values import BFLOAT, FLOAT
 
 # Single-thread nanoseconds per element, to decide whether a second thread pays.
 FORWARD_NANOSECONDS, BACKWARD_NANOSECONDS = 0.5, 1.0

@@ -13,8 +13,9 @@ from llvmlite import ir
 
 from mambabyte.ops.panels import CHUNK, COUNTS, Place, masked_or_not, row, walk
 from mambabyte.ops.target import Target
-from mambabyte.ops.vector_ir import BYTE, FLOAT, Element, Function, Int, Pointer, Vec, arrays
+from mambabyte.ops.vector_ir import Function
 from mambabyte.ops.vector_math import fma, sigmoid
+from mambabyte.ops.vector_values import BYTE, FLOAT, Element, Int, Pointer, Vec, arrays
 
 
 @dataclass(frozen=True)

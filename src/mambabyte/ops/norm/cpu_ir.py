@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from mambabyte.ops.target import Target
-from mambabyte.ops.vector_ir import FLOAT, Element, Function, Int, Vec
+from mambabyte.ops.vector_ir import Function
 from mambabyte.ops.vector_math import fma, square_root, total
+from mambabyte.ops.vector_values import FLOAT, Element, Int, Vec
 
 ROWS = 64
 

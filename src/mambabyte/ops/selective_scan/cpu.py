@@ -26,8 +26,8 @@ from mambabyte.ops.panels import (
 )
 from mambabyte.ops.selective_scan import cpu_ir, cpu_step_ir
 from mambabyte.ops.target import host_target
-from mambabyte.ops.vector_ir import BFLOAT, FLOAT
 from mambabyte.ops.vector_math import LOG2E
+from mambabyte.ops.vector_values import BFLOAT, FLOAT
 
 # Single-thread nanoseconds per (position, channel, state), to decide whether a second thread pays.
 FORWARD_NANOSECONDS, BACKWARD_NANOSECONDS, STEP_NANOSECONDS = 0.2, 0.5, 0.5

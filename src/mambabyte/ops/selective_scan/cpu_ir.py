@@ -20,8 +20,9 @@ from llvmlite import ir
 from mambabyte.ops.panels import CHUNK, COUNTS, Place, masked_or_not, row, walk
 from mambabyte.ops.selective_scan.cpu_resets import back_between_resets, between_resets
 from mambabyte.ops.target import Target
-from mambabyte.ops.vector_ir import BYTE, FLOAT, Element, Function, Int, Pointer, Vec, arrays
+from mambabyte.ops.vector_ir import Function
 from mambabyte.ops.vector_math import LN2, exp2, fma, sigmoid, softplus_and_slope, sums
+from mambabyte.ops.vector_values import BYTE, FLOAT, Element, Int, Pointer, Vec, arrays
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from llvmlite import ir
 
 from mambabyte.ops.panels import Place
-from mambabyte.ops.vector_ir import Function, Int, Vec
+from mambabyte.ops.vector_ir import Function
+from mambabyte.ops.vector_values import Int, Vec
 
 
 def between_resets(f: Function, at: Place, h: list[Vec], scan: Callable[[Int, Int, list[Vec]], list[Vec]]) -> list[Vec]:

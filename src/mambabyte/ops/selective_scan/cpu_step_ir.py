@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from mambabyte.ops.selective_scan.cpu_ir import Variant
 from mambabyte.ops.target import Target
-from mambabyte.ops.vector_ir import FLOAT, Function, Int, Vec, arrays
+from mambabyte.ops.vector_ir import Function
 from mambabyte.ops.vector_math import LOG2E, exp2, fma, sigmoid, softplus_and_slope, sums
+from mambabyte.ops.vector_values import FLOAT, Int, Vec, arrays
 
 
 def step(target: Target, v: Variant) -> Function:
