@@ -7,7 +7,6 @@ float32. A column's results do not depend on the columns beside it, to the last 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import cast
 
 import numpy as np
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mambabyte.generation.engine import Ids, Logits, why_unequal
-from mambabyte.generation.slots import Columns, Slots
+from mambabyte.generation.slots import Columns, Slots, by_row
 from mambabyte.layers.mamba import MambaState
 from mambabyte.models import ByteLM, ByteLMState
 from mambabyte.models.byte_lm import BYTES
@@ -101,11 +100,7 @@ class CudaEngine:
             return []
         self._grow()
         with torch.cuda.device(self._device):
-            logits = self._run(columns)
-        if len(logits) == len(data):
-            return list(logits[:, None])
-        ends = accumulate(map(len, data))
-        return [logits[end - len(ids) : end] for ids, end in zip(data, ends, strict=True)]
+            return by_row(self._run(columns), data)
 
     def _run(self, columns: Columns) -> Logits:
         count, most = len(columns.ids), self._few[-1].columns

@@ -7,7 +7,6 @@ parameters and every state stay float32.
 from __future__ import annotations
 
 import functools
-import itertools
 import sys
 from collections.abc import Sequence
 from typing import Literal
@@ -19,7 +18,7 @@ from torch import Tensor
 from mambabyte.generation.engine import why_unequal
 from mambabyte.generation.native_ir import Layout, Plan, Sizes, step
 from mambabyte.generation.native_weights import KINDS
-from mambabyte.generation.slots import Slots
+from mambabyte.generation.slots import Slots, by_row
 from mambabyte.layers import State
 from mambabyte.layers.mamba import Mamba, MambaState
 from mambabyte.models import ByteLM, ByteLMState
@@ -118,8 +117,7 @@ class NativeEngine:
             logits = self._run(columns)
         else:
             logits = np.concatenate([self._run(columns[:, i : i + COLUMNS]).copy() for i in range(0, count, COLUMNS)])
-        ends = itertools.accumulate(map(len, data))
-        return [logits[end - len(piece) : end] for end, piece in zip(ends, data, strict=True)]
+        return by_row(logits, data)
 
     def _run(self, columns: np.ndarray) -> np.ndarray:
         """The logits after columns (ids, slots before, slots after), in memory that the next run overwrites."""

@@ -1,10 +1,10 @@
 """Which slot of an engine's memory holds the state of which row, and those after each byte of its last long read."""
 
 from collections.abc import Iterable, Sequence
-from itertools import chain
+from itertools import accumulate, chain
 from typing import NamedTuple
 
-from mambabyte.generation.engine import Ids
+from mambabyte.generation.engine import Ids, Logits
 
 
 class Columns(NamedTuple):
@@ -110,3 +110,11 @@ class Slots:
         taken = self._free[-count:]
         del self._free[-count:]
         return taken
+
+
+def by_row(logits: Logits, data: Sequence[Ids]) -> list[Logits]:
+    """The logits after each column as `Engine.read` gives them: for each row those after its ids."""
+    if len(logits) == len(data):
+        return list(logits[:, None])
+    ends = accumulate(map(len, data))
+    return [logits[end - len(ids) : end] for ids, end in zip(data, ends, strict=True)]
