@@ -52,31 +52,39 @@ def barrier(f: Function, threads: Int, work: Int | int = 1) -> None:
     def stall() -> None:
         add(f, team + STALLS, 1)
 
-    def look_again(carry: list) -> list:
-        f.when(rest(f, carry[0], work), stall)
-        return [carry[0] + 1]
-
-    f.repeat_while([f.number(0)], lambda _: read(f, team + ARRIVALS).compare("<", everyone), look_again)
+    wait_while(f, lambda: read(f, team + ARRIVALS).compare("<", everyone), work=work, rested=stall)
 
 
-def wait_while(f: Function, condition: Callable[[], ir.Value], looks: int = FOR_EVER) -> None:
-    """Look until the condition is false, at most so many times, letting others run now and then."""
+def wait_while(
+    f: Function,
+    condition: Callable[[], ir.Value],
+    *,
+    looks: int = FOR_EVER,
+    work: Int | int = 1,
+    rested: Callable[[], None] | None = None,
+) -> None:
+    """Look until the condition is false, at most so many times; `work` and `rested` as for `rest`."""
 
     def waiting(carry: list) -> ir.Value:
         return f.b.and_(condition(), carry[0].compare("<", looks))
 
     def look_again(carry: list) -> list:
-        rest(f, carry[0])
+        rest(f, carry[0], work, rested)
         return [carry[0] + 1]
 
     f.repeat_while([f.number(0)], waiting, look_again)
 
 
-def rest(f: Function, looks: Int, work: Int | int = 1) -> ir.Value:
-    """Let other threads of the machine run after every `work` times LOOKS looks; returns the bit whether they could."""
-    now = (looks % (f.number(work) * LOOKS)).compare("==", f.number(work) * LOOKS - 1)
-    f.when(now, lambda: _let_others_run(f))
-    return now
+def rest(f: Function, looks: Int, work: Int | int = 1, rested: Callable[[], None] | None = None) -> None:
+    """Let other threads of the machine run after every `work` times LOOKS looks; then write `rested`, if given."""
+    most = f.number(work) * LOOKS
+
+    def pause() -> None:
+        _let_others_run(f)
+        if rested is not None:
+            rested()
+
+    f.when((looks % most).compare("==", most - 1), pause)
 
 
 # words that threads share
