@@ -10,7 +10,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -91,9 +91,13 @@ def whole_quads(*tensors: Tensor | None) -> bool:
     return True
 
 
-def floats(tensor: Tensor) -> Tensor:
-    """The tensor in float32, contiguous and on 16 bytes, so that four elements are one read."""
-    return quads(tensor.to(torch.float32))
+@overload
+def floats(tensor: Tensor) -> Tensor: ...
+@overload
+def floats(tensor: None) -> None: ...
+def floats(tensor: Tensor | None) -> Tensor | None:
+    """The tensor in float32, contiguous and on 16 bytes, so that four elements are one read; None for None."""
+    return None if tensor is None else quads(tensor.to(torch.float32))
 
 
 def quads(tensor: Tensor) -> Tensor:

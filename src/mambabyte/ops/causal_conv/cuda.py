@@ -49,7 +49,7 @@ def forward(
     kernel = _kernel("conv_forward", threads, x, taps, activation, resets, x, state)
     stretches = -(-length // rows)
     with torch.cuda.device(x.device):
-        parameters = (nvrtc.floats(weight), None if bias is None else nvrtc.floats(bias), state, _bytes(resets))
+        parameters = (nvrtc.floats(weight), nvrtc.floats(bias), state, _bytes(resets))
         outputs = (y, last, length, width, stretches)
         kernel(_grid(batch * stretches, width, threads), threads, *_strided(x), *parameters, *outputs)
     return y, last
@@ -84,7 +84,7 @@ def backward(
     if x.numel() > 0:
         kernel = _kernel("conv_backward", threads, x, taps, activation, resets, x, dy, dx, state, dlast)
         with torch.cuda.device(x.device):
-            parameters = (nvrtc.floats(weight), None if bias is None else nvrtc.floats(bias), state, _bytes(resets))
+            parameters = (nvrtc.floats(weight), nvrtc.floats(bias), state, _bytes(resets))
             outputs = (dlast, *_strided(dx), dstate, partial, length, width, stretches)
             grid = _grid(batch * stretches, width, threads)
             kernel(grid, threads, *_strided(x), *parameters, *_strided(dy), *outputs)
@@ -111,7 +111,7 @@ def step(state: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, *, activ
     threads = FORWARD[2]
     kernel = _kernel("conv_step", threads, x, weight.shape[1], activation, None, x, state)
     with torch.cuda.device(x.device):
-        parameters = (nvrtc.floats(weight), None if bias is None else nvrtc.floats(bias))
+        parameters = (nvrtc.floats(weight), nvrtc.floats(bias))
         kernel(_grid(batch, width, threads), threads, *_strided(state), x, x.stride(0), *parameters, y, width)
     return y
 

@@ -21,7 +21,7 @@ def why_not(logits: Tensor) -> str | None:
 
 def forward(logits: Tensor, targets: Tensor, *, ignore_index: int) -> tuple[Tensor, Tensor]:
     """The loss of every row, zero where the target is ignored, and log sum exp(logits), float32 of targets' shape."""
-    logits, targets = nvrtc.quads(logits), targets.long().contiguous()
+    logits, targets = nvrtc.quads(logits), targets.contiguous()
     losses = torch.empty(targets.shape, device=logits.device, dtype=torch.float32)
     log_sums = torch.empty_like(losses)
     _launch("cross_entropy_forward", logits, logits, targets, losses, log_sums, targets.numel(), ignore_index)
@@ -30,7 +30,7 @@ def forward(logits: Tensor, targets: Tensor, *, ignore_index: int) -> tuple[Tens
 
 def backward(dlosses: Tensor, logits: Tensor, targets: Tensor, log_sums: Tensor, *, ignore_index: int) -> Tensor:
     """The gradient of the logits, in their dtype."""
-    logits, targets = nvrtc.quads(logits), targets.long().contiguous()
+    logits, targets = nvrtc.quads(logits), targets.contiguous()
     dlogits = torch.empty_like(logits)
     one = all(stride == 0 for stride in dlosses.stride())  # the gradient of a sum: one number, broadcast
     dlosses = dlosses.float() if one else dlosses.float().contiguous()

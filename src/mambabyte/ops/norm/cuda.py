@@ -44,7 +44,7 @@ def forward(
         return y.to(out_dtype), stream, rstd, mean
     kernel, rows_a_block = _kernel("norm_forward", width, written, kind, x.dtype == torch.float32, bias is not None)
     with torch.cuda.device(x.device):
-        parameters = (_floats(residual), nvrtc.floats(weight), _floats(bias))
+        parameters = (nvrtc.floats(residual), nvrtc.floats(weight), nvrtc.floats(bias))
         kernel((-(-rows // rows_a_block),), _threads(width), x, *parameters, eps, y, stream, rstd, mean, rows)
     return y.to(out_dtype), stream, rstd, mean
 
@@ -68,7 +68,7 @@ def backward(
     blocks = max(1, min(BACKWARD_BLOCKS, -(-rows // rows_a_block)))
     partial = stream.new_empty(blocks * rows_a_block, 2, width)
     with torch.cuda.device(stream.device):
-        tensors = (dy, _floats(dstream), stream, nvrtc.floats(weight), rstd, mean, dsum, partial)
+        tensors = (dy, nvrtc.floats(dstream), stream, nvrtc.floats(weight), rstd, mean, dsum, partial)
         kernel((blocks,), _threads(width), *tensors, rows)
     dweight = partial[:, 0].sum(0).to(weight.dtype)
     return dsum, dweight, None if bias is None else partial[:, 1].sum(0).to(bias.dtype)
@@ -110,7 +110,3 @@ def _warps_a_row(width: int) -> int:
 
 def _threads(width: int) -> int:
     return max(THREADS, 32 * _warps_a_row(width))
-
-
-def _floats(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else nvrtc.floats(tensor)

@@ -115,9 +115,9 @@ class Inputs(NamedTuple):
             nvrtc.floats(A),
             _rows(B, dtype),
             _rows(C, dtype),
-            None if D is None else nvrtc.floats(D),
+            nvrtc.floats(D),
             None if z is None else _rows(z, dtype),
-            None if dt_bias is None else nvrtc.floats(dt_bias),
+            nvrtc.floats(dt_bias),
             None if resets is None else resets.contiguous(),
             dt_softplus,
         )
@@ -172,7 +172,7 @@ def forward(
     """y in x's dtype, the final state (B, E, N) float32, and with `keep` the states every CHUNK rows."""
     inputs = Inputs.of(x, dt, A, B, C, D, z, dt_bias, resets, dt_softplus)
     batch, length, width = x.shape
-    first = None if initial_state is None else nvrtc.floats(initial_state)
+    first = nvrtc.floats(initial_state)
     shape = checkpoint_shape(batch, length, width, A.shape[1]) if keep else (0,)
     checkpoints = x.new_empty(shape, dtype=torch.float32)
     y, last = inputs.x.new_empty(x.shape), x.new_empty((batch, *A.shape), dtype=torch.float32)
@@ -231,7 +231,7 @@ def backward(
     """
     tensors = (x, dt, A, B, C, D, z, dt_bias, initial_state)
     inputs = Inputs.of(x, dt, A, B, C, D, z, dt_bias, resets, dt_softplus)
-    last = None if dfinal is None else nvrtc.floats(dfinal)
+    last = nvrtc.floats(dfinal)
     with torch.cuda.device(x.device):
         dy = _rows(dy, inputs.x.dtype)
         dz = inputs.x.new_empty(x.shape) if dz is None and z is not None else dz
