@@ -67,6 +67,7 @@ def check(tensors: dict[str, Tensor], resets: Tensor | None = None, **options: o
         (3, 33, 20, 16),
         (2, 65, 130, 16),
         (1, 200, 96, 16),
+        (2, 700, 130, 16),
         (2, 129, 67, 5),
     ],
 )
