@@ -4,8 +4,7 @@
 // Columns of a sequence are neighbours, in the order of time: begin[column] is the slot of the state that the sequence
 // starts from, or -1 where it goes on from the column before; after[column] the slot that takes the state after it.
 //
-// From the host, beside what parts.cuh needs: IN_TILES, OUT_TILES and HEAD_TILES, the tiles of outputs of a block;
-// WALK, the columns in which the sequences of a block of the scan begin.
+// From the host, beside what parts.cuh needs: IN_TILES, OUT_TILES and HEAD_TILES, the tiles of outputs of a block.
 //
 // What a product reads lies as its warps read it, the slice of 64 columns together: see `place_of`.
 
@@ -15,23 +14,29 @@ constexpr int GROUP = 64;                  // columns of a block
 constexpr int GROUP_SLICE = GROUP * SLICE;  // elements
 
 // Where input k of a column lies: [group][slice][16 columns][8 inputs of 32][8 columns][column][32 inputs][8 inputs].
-__device__ __forceinline__ int place_of_column(int column, int slices) {
-    int part = column % GROUP / 16 * 8 + column % 16 / 8;
+__device__ __forceinline__ int place_of_column(unsigned column, int slices) {
+    unsigned part = column % GROUP / 16 * 8 + column % 16 / 8;
     return column / GROUP * slices * GROUP_SLICE + (part * 32 + column % 8 * 4) * 8;
 }
-__device__ __forceinline__ int place_of_input(int k) {
+__device__ __forceinline__ int place_of_input(unsigned k) {
     return k / SLICE * GROUP_SLICE + (k % 32 / 8 * 2 * 32 + k % SLICE / 32) * 8 + k % 8;
 }
 __device__ __forceinline__ int place_of(int column, int k, int slices) {
     return place_of_column(column, slices) + place_of_input(k);
 }
 
-// A warp a column: the embeddings of the bytes or, where id is null, the stream, normalised.
-extern "C" __global__ void normalise_columns(const float* table, const int* id, const float* norm, io_t* columns,
-                                             i64 count) {
+// A warp a column: the embeddings of the bytes or, where id is null, the stream, normalised. Memory has little to do
+// while products are computed: what the layer's walks start from is asked for before, unless `begin` is null.
+extern "C" __global__ void __launch_bounds__(64, 8)
+    normalise_columns(const float* table, const int* id, const float* __restrict__ norm, io_t* columns,
+                      const float* ssm, i64 ssm_slot, const float* conv, i64 conv_slot, const int* begin, i64 count) {
     int column = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
     int lane = threadIdx.x % 32;
     if (column >= count) return;
+    if (int slot = begin == nullptr || lane > 0 ? -1 : begin[column]; slot >= 0) {
+        bring_near(ssm + slot * ssm_slot, E * N_PITCH * 4);
+        if (E % 4 == 0) bring_near(conv + slot * conv_slot, E * CONV_STATE * 4);
+    }
     const float4* from = (const float4*)(table + (id == nullptr ? column : id[column]) * D_PITCH) + lane;
     float4 x[D_SLICES];
     float sums[D_SLICES];
@@ -132,14 +137,31 @@ struct Wide {
         }
     }
 
-    // 64 columns times the block's outputs of weights [tile][slice]; `store` takes a column, an output and the products
-    // with it and the next one.
-    template <class Store>
+    // What a thread has of the block's products: `each` takes m, n, half, a column and an output.
+    template <class Each>
+    static __device__ __forceinline__ void for_all(int here, i64 count, Each each) {
+        int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+#pragma unroll
+        for (int m = 0; m < DOWN; m++)
+#pragma unroll
+            for (int n = 0; n < ACROSS; n++)
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    int down = (warp / 2 * DOWN + m) * 16 + half * 8 + lane / 4, tile = warp % 2 * ACROSS + n;
+                    int column = blockIdx.y * GROUP + down;
+                    if (column < count && tile < here)
+                        each(m, n, half, column, ((int)blockIdx.x * TILES + tile) * TILE + lane % 4 * 2);
+                }
+    }
+
+    // 64 columns times the block's outputs of weights [tile][slice]; `load` takes a column and an output, and `store`
+    // also the products with it and the next one, and what was loaded: all of it at once, before the work begins.
+    template <class Load, class Store>
     static __device__ __forceinline__ void run(const io_t* columns, const unsigned char* weights, int tiles, int slices,
-                                               i64 count, Store store) {
+                                               i64 count, Load load, Store store) {
         Shared& s = *(Shared*)memory;
         i64 first_tile = (i64)blockIdx.x * TILES;
-        int warp = threadIdx.x / 32, lane = threadIdx.x % 32, here = min(TILES, tiles - (int)first_tile);
+        int warp = threadIdx.x / 32, here = min(TILES, tiles - (int)first_tile);
         if (threadIdx.x == 0) {
             for (int i = 0; i < STAGES; i++) barrier_init(&s.full[i], 1), barrier_init(&s.empty[i], WIDE_WARPS);
             barrier_fence();
@@ -150,93 +172,55 @@ struct Wide {
             fetch(s, columns, weights, here, slices);
             return;
         }
+        decltype(load(0, 0)) old[DOWN][ACROSS][2];
+        for_all(here, count,
+                [&](int m, int n, int half, int column, int output) { old[m][n][half] = load(column, output); });
         Products p;
         multiply_slices(p, s, slices);
-#pragma unroll
-        for (int m = 0; m < DOWN; m++)
-#pragma unroll
-            for (int n = 0; n < ACROSS; n++)
-#pragma unroll
-                for (int half = 0; half < 2; half++) {
-                    int down = (warp / 2 * DOWN + m) * 16 + half * 8 + lane / 4, tile = warp % 2 * ACROSS + n;
-                    int column = blockIdx.y * GROUP + down;
-                    if (column < count && tile < here)
-                        store(column, (int)(first_tile + tile) * TILE + lane % 4 * 2, p.sum[m][n][half * 2],
-                              p.sum[m][n][half * 2 + 1]);
-                }
+        for_all(here, count, [&](int m, int n, int half, int column, int output) {
+            const float* sum = &p.sum[m][n][half * 2];
+            store(column, output, sum[0], sum[1], old[m][n][half]);
+        });
     }
 };
+
+struct Nothing {};
+__device__ __forceinline__ Nothing nothing(int, int) { return Nothing(); }
 
 // xz (count, tile of x, tile of z, ...).
 extern "C" __global__ void __launch_bounds__(32 * WIDE_WARPS + 32, 2)
     in_product(const io_t* columns, const unsigned char* weights, io_t* xz, i64 count) {
-    Wide<IN_TILES>::run(columns, weights, 2 * E_TILES, D_SLICES, count, [&](int column, int output, float a, float b) {
+    auto store = [&](int column, int output, float a, float b, Nothing) {
         *(unsigned*)(xz + column * (2 * E_TILES * TILE) + output) = pack2(a, b);
-    });
+    };
+    Wide<IN_TILES>::run(columns, weights, 2 * E_TILES, D_SLICES, count, nothing, store);
 }
 // Added to the stream (count, D_PITCH), or to the bytes' embeddings where id is given.
 extern "C" __global__ void __launch_bounds__(32 * WIDE_WARPS + 32, 2)
     out_product(const io_t* y, const unsigned char* weights, float* stream, const float* table, const int* id,
                 i64 count) {
-    Wide<OUT_TILES>::run(y, weights, D_TILES, E_SLICES, count, [&](int column, int output, float a, float b) {
-        float2* to = (float2*)(stream + column * D_PITCH + output);
-        float2 old = id == nullptr ? *to : *(const float2*)(table + (i64)id[column] * D_PITCH + output);
-        *to = make_float2(old.x + rounded(a), old.y + rounded(b));
-    });
+    auto load = [&](int column, int output) {
+        return *(const float2*)((id == nullptr ? stream + column * D_PITCH : table + (i64)id[column] * D_PITCH) + output);
+    };
+    auto store = [&](int column, int output, float a, float b, float2 old) {
+        *(float2*)(stream + column * D_PITCH + output) = make_float2(old.x + rounded(a), old.y + rounded(b));
+    };
+    Wide<OUT_TILES>::run(y, weights, D_TILES, E_SLICES, count, load, store);
 }
 // logits (count, outputs).
 extern "C" __global__ void __launch_bounds__(32 * WIDE_WARPS + 32, 2)
     head_product(const io_t* columns, const unsigned char* weights, float* logits, i64 outputs, i64 count) {
-    Wide<HEAD_TILES>::run(columns, weights, V_TILES, D_SLICES, count, [&](int column, int output, float a, float b) {
+    auto store = [&](int column, int output, float a, float b, Nothing) {
         if (output < outputs) logits[column * outputs + output] = rounded(a);
         if (output + 1 < outputs) logits[column * outputs + output + 1] = rounded(b);
-    });
-}
-
-// Whether a block that owns the sequences beginning in `walk` columns from `first` on has nothing to do with a column.
-template <int walk>
-__device__ __forceinline__ bool has_ended(const int* begin, int column, int first, i64 count) {
-    return column >= count || (column >= first + walk && begin[column] >= 0);
-}
-// The first column among them in which a sequence begins, or -1.
-template <int walk>
-__device__ __forceinline__ int first_begin(const int* begin, int first, i64 count) {
-    for (int column = first; column < min(first + walk, (int)count); column++)
-        if (begin[column] >= 0) return column;
-    return -1;
-}
-
-constexpr int CONV_WALK = 2;
-
-// The convolution of one layer: a thread walks a channel of the sequences that begin in CONV_WALK columns.
-extern "C" __global__ void convolve_columns(const io_t* xz, const Channels* channels, float* conv, i64 slot_size,
-                                            const int* begin, const int* after, io_t* u, i64 count) {
-    int e = blockIdx.x * blockDim.x + threadIdx.x, c = e % TILE, first = blockIdx.y * CONV_WALK;
-    if (e >= E) return;
-    const Channels& own = channels[e / TILE];
-    float taps[W], bias = own.conv_bias[c], past[CONV_STATE];
-#pragma unroll
-    for (int w = 0; w < W; w++) taps[w] = own.taps[c][w];
-    int column = first_begin<CONV_WALK>(begin, first, count);
-    if (column < 0) return;
-    for (; !has_ended<CONV_WALK>(begin, column, first, count); column++) {
-        int slot = begin[column];
-        if (slot >= 0)
-#pragma unroll
-            for (int w = 0; w < CONV_STATE; w++) past[w] = conv[slot * slot_size + e * CONV_STATE + w];
-        float x = to_float(xz[(column * E_TILES + e / TILE) * 2 * TILE + c]);
-        u[place_of(column, e, E_SLICES)] = from_float(convolve(past, x, taps, bias));
-        move_on(past, x);
-        float* to = conv + after[column] * slot_size + e * CONV_STATE;
-#pragma unroll
-        for (int w = 0; w < CONV_STATE; w++) to[w] = past[w];
-    }
+    };
+    Wide<HEAD_TILES>::run(columns, weights, V_TILES, D_SLICES, count, nothing, store);
 }
 
 constexpr int SELECT_WARPS = 16;
 
 // A tile of outputs of the x-projection for 16 columns, a warp a slice: -> selected (count, SELECT_PITCH).
-extern "C" __global__ void __launch_bounds__(32 * SELECT_WARPS)
+extern "C" __global__ void __launch_bounds__(32 * SELECT_WARPS, 1)
     select_columns(const io_t* u, const unsigned char* weights, float* selected, i64 count) {
     auto sums = (float (*)[16][TILE])memory;  // [slice][column][output]
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -258,50 +242,4 @@ extern "C" __global__ void __launch_bounds__(32 * SELECT_WARPS)
     float sum = sums[0][column][output];
     for (int slice = 1; slice < E_SLICES; slice++) sum += sums[slice][column][output];
     selected[(first + column) * SELECT_PITCH + tile * TILE + output] = rounded(sum);
-}
-
-constexpr int SCAN_THREADS = 256;
-constexpr int OWN = N_PITCH / PARTS;
-
-// Step sizes, scan and gate of one layer: PARTS neighbouring threads walk a channel of the sequences that begin in WALK
-// columns, and ask for what the next column needs while they are at one.
-extern "C" __global__ void __launch_bounds__(SCAN_THREADS, 4)
-    scan_columns(const io_t* xz, const io_t* u, const float* selected, const Channels* channels, float* ssm,
-                 i64 slot_size, const int* begin, const int* after, io_t* y, i64 count) {
-    int index = blockIdx.x * SCAN_THREADS + threadIdx.x, e = min(index / PARTS, E - 1), c = e % TILE;
-    int part = index % PARTS;
-    bool real = index / PARTS < E;
-    unsigned group = group_of(threadIdx.x % 32, PARTS);
-    int first = blockIdx.y * WALK;
-    const Channels& own = channels[e / TILE];
-    StepWeights weights(own.dt[c], part);
-    float bias = own.dt_bias[c], skip = own.skip[c], A[OWN], h[OWN] = {}, next[OWN] = {};
-    load_states(A, own.A[c] + part * OWN);
-    const io_t* z = xz + (e / TILE * 2 + 1) * TILE + c;
-    u += place_of_input(e), y += place_of_input(e);
-    ssm += (i64)e * N_PITCH + part * OWN;
-    int column = first_begin<WALK>(begin, first, count);
-    if (column < 0) return;
-    int slot = begin[column];
-    if (real) load_states(next, ssm + slot * slot_size);
-    while (true) {
-        int place = place_of_column(column, E_SLICES);
-        const float* chosen = selected + column * SELECT_PITCH;
-        float u_here = to_float(u[place]), z_here = to_float(z[column * (E_TILES * 2 * TILE)]), B[OWN], C[OWN];
-        float dt = step_part(chosen, weights, part);
-        pick(B, chosen + R, part), pick(C, chosen + R + N, part);
-        float* to = ssm + after[column] * slot_size;
-        if (slot >= 0)
-#pragma unroll
-            for (int i = 0; i < OWN; i++) h[i] = next[i];
-        bool ended = has_ended<WALK>(begin, column + 1, first, count);
-        slot = ended ? -1 : begin[column + 1];
-        if (slot >= 0 && real) load_states(next, ssm + slot * slot_size);
-        float sum = advance(h, step_size(add_lanes<PARTS>(dt, group), bias), u_here, B, C, A);
-        float out = gated(add_lanes<PARTS>(sum, group), u_here, z_here, skip);
-        if (real && part == 0) y[place] = from_float(out);
-        if (real) store_states(h, to);
-        if (ended) return;
-        column++;
-    }
 }
