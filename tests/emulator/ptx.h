@@ -114,9 +114,6 @@ EMULATED void cp_async_bulk_shared_cluster_global_mbarrier_complete_tx_bytes(uns
                                                                              unsigned bytes, unsigned at) {
     bulk_copy(here->dynamic_shared + to, from, bytes, barrier_of(at));
 }
-EMULATED void cp_async_bulk_prefetch_L2_global(const void* from, unsigned bytes) {
-    for (unsigned i = 0; i < bytes; i += 16) (void)((volatile const char*)from)[i];
-}
 EMULATED void cp_async_cg_shared_global(unsigned to, const void* from, int bytes, int valid) {
     async_copy(here->dynamic_shared + to, from, bytes, valid);
 }

@@ -52,10 +52,6 @@ __device__ __forceinline__ void bulk_copy(void* shared, const void* global, unsi
                  "l"(global), "r"(bytes), "r"(shared_address(barrier))
                  : "memory");
 }
-// Brings `bytes`, a multiple of 16, to the second-level cache some time.
-__device__ __forceinline__ void bring_near(const void* global, unsigned bytes) {
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes) : "memory");
-}
 // Copies BYTES (4, 8 or 16) from global to shared memory, or zeros where it is not valid; later, for this thread only.
 template <int BYTES>
 __device__ __forceinline__ void copy_later(void* shared, const void* global, bool valid = true) {

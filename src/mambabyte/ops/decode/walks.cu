@@ -2,8 +2,7 @@
 // states: a block asks for all those that its sequences start from, or several ahead, before it works on the first.
 //
 // From the host: CONV_COLUMNS and SCAN_COLUMNS, the columns in which the sequences of a block begin, those of the scan a
-// multiple of PARTS and at most 32; SCAN_BLOCKS, the blocks of the scan that a multiprocessor has registers for;
-// SCAN_AHEAD, how many times PARTS columns ahead states are asked for.
+// multiple of PARTS and at most 32; SCAN_BLOCKS, the blocks of the scan that a multiprocessor has registers for.
 
 constexpr int WALK_THREADS = 128;  // of a block of either kernel
 
@@ -134,7 +133,7 @@ struct Selected {
 
 // The states that sequences start from, on their way to the lanes; a lane's are its own affair.
 struct States {
-    float ring[SCAN_AHEAD + 1][PARTS][WALK_THREADS][OWN];
+    float ring[2][PARTS][WALK_THREADS][OWN];
 
     __device__ __forceinline__ void fetch(int place, int j, const char* from) {
         constexpr int BYTES = OWN * 4 < 16 ? OWN * 4 : 16;
@@ -189,7 +188,7 @@ extern "C" __global__ void __launch_bounds__(WALK_THREADS, SCAN_BLOCKS)
         for (int j = 0; j < PARTS; j++)
             if (start >> j & 1) s.states.fetch(place, j, state_of(from, column + j));
         end_group();
-        place = place == SCAN_AHEAD ? 0 : place + 1;
+        place ^= 1;
     };
     auto ask_inputs = [&](int column) {
         int mine = min(first + column + part, last);
@@ -203,8 +202,7 @@ extern "C" __global__ void __launch_bounds__(WALK_THREADS, SCAN_BLOCKS)
         int columns = min(SCAN_COLUMNS, last + 1 - first);
         if (columns < 32) ours &= (1u << columns) - 1;
         s.selected.fetch(selected + first * SELECT_PITCH, columns);
-#pragma unroll
-        for (int i = 0; i < SCAN_AHEAD; i++) ask(i * PARTS, starts >> i * PARTS);
+        ask(0, starts);
         ask_inputs(0);
         const Channels& own = channels[e / TILE];
         StepWeights weights(own.dt[e % TILE], part);
@@ -213,8 +211,8 @@ extern "C" __global__ void __launch_bounds__(WALK_THREADS, SCAN_BLOCKS)
         bool goes_on = ours >> (SCAN_COLUMNS - 1) & 1 && first + SCAN_COLUMNS <= last && begin[first + SCAN_COLUMNS] < 0;
 #pragma unroll 1
         for (int i = 0; i < columns && ours; i += PARTS, starts >>= PARTS, ours >>= PARTS) {
-            ask(i + SCAN_AHEAD * PARTS, starts >> SCAN_AHEAD * PARTS);
-            await_groups<SCAN_AHEAD>();
+            ask(i + PARTS, starts >> PARTS);
+            await_groups<1>();
             if (i == 0) __syncthreads();
             float sums[PARTS], u_here = u_mine, z_here = z_mine;
 #pragma unroll

@@ -25,18 +25,12 @@ __device__ __forceinline__ int place_of(int column, int k, int slices) {
     return place_of_column(column, slices) + place_of_input(k);
 }
 
-// A warp a column: the embeddings of the bytes or, where id is null, the stream, normalised. Memory has little to do
-// while products are computed: what the layer's walks start from is asked for before, unless `begin` is null.
+// A warp a column: the embeddings of the bytes or, where id is null, the stream, normalised.
 extern "C" __global__ void __launch_bounds__(64, 8)
-    normalise_columns(const float* table, const int* id, const float* __restrict__ norm, io_t* columns,
-                      const float* ssm, i64 ssm_slot, const float* conv, i64 conv_slot, const int* begin, i64 count) {
+    normalise_columns(const float* table, const int* id, const float* __restrict__ norm, io_t* columns, i64 count) {
     int column = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
     int lane = threadIdx.x % 32;
     if (column >= count) return;
-    if (int slot = begin == nullptr || lane > 0 ? -1 : begin[column]; slot >= 0) {
-        bring_near(ssm + slot * ssm_slot, E * N_PITCH * 4);
-        if (E % 4 == 0) bring_near(conv + slot * conv_slot, E * CONV_STATE * 4);
-    }
     const float4* from = (const float4*)(table + (id == nullptr ? column : id[column]) * D_PITCH) + lane;
     float4 x[D_SLICES];
     float sums[D_SLICES];

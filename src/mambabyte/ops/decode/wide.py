@@ -15,7 +15,6 @@ from mambabyte.ops.decode.sizes import BLOCK_BYTES, PARTS, SHARED, SLICE, TILE, 
 SOURCES = (*SHARED, "decode/wide.cu", "decode/walks.cu")
 GROUP, WARPS = 64, 4  # of a block of a product
 BLOCKS = 128  # as many as there are multiprocessors, or about so
-NEAR = 44 << 20  # bytes of states that the second-level cache holds beside the weights
 SELECT_COLUMNS, SELECT_WARPS = 16, 16
 WALK_THREADS, MOST_SCANNED = 128, 32  # of a block of a walk, and the scan's most columns
 
@@ -46,13 +45,10 @@ class Wide:
         tiles = {"IN": 2 * sizes.E_tiles, "OUT": sizes.D_tiles, "HEAD": sizes.V_tiles}
         self.conv_columns = 2 if columns > BLOCKS else 1
         # as few blocks as run at once
-        self.scan_blocks = next((n for most, n in ((16, 6), (32, 3)) if sizes.N_pitch <= most), 2)
+        self.scan_blocks = 4 if sizes.N_pitch <= 32 else 2
         scanned = -(-columns * -(-sizes.E * PARTS // WALK_THREADS) // (BLOCKS * self.scan_blocks))
         self.scan_columns = min(up(scanned, PARTS), MOST_SCANNED)
-        self.scan_ahead = 2
-        names = ("conv_columns", "scan_columns", "scan_blocks", "scan_ahead")
-        state = sizes.E * (sizes.N_pitch + sizes.W - 1) * 4  # bytes of a layer
-        self.brings_near = columns * state <= NEAR
+        names = ("conv_columns", "scan_columns", "scan_blocks")
         walks = {name.upper(): getattr(self, name) for name in names}
         self.defines = sizes.defines | walks | {f"{kind}_TILES": self._share(count) for kind, count in tiles.items()}
         self.normalised, self.xz = zeros(sizes.D_pitch), zeros(2 * sizes.E_tiles * TILE)
@@ -70,8 +66,7 @@ class Wide:
 
         for layer in range(s.layers):
             channels, here = weights.channels[layer], ids if layer == 0 else None
-            states = (ssm[:, layer], ssm.stride(0), conv[:, layer], conv.stride(0), begin if self.brings_near else None)
-            yield self._norm(weights, layer, *states)
+            yield self._norm(weights, layer)
             yield self._product("in_product", "IN", 2 * s.E_tiles, self.normalised, weights.in_[layer], self.xz)
             yield self._convolve(self.xz, channels, conv[:, layer], conv.stride(0), begin, after, self.u)
             select = (self.u, weights.select[layer], self.selected, count)
@@ -81,12 +76,12 @@ class Wide:
             yield self._scan(*scan)
             out = (self.y, weights.out[layer], self.stream, weights.embedding, here)
             yield self._product("out_product", "OUT", s.D_tiles, *out)
-        yield self._norm(weights, s.layers, None, 0, None, 0, None)
+        yield self._norm(weights, s.layers)
         yield self._product("head_product", "HEAD", s.V_tiles, self.normalised, weights.head, *logits)
 
-    def _norm(self, weights: Weights, layer: int, *states: Tensor | int | None) -> Launch:
+    def _norm(self, weights: Weights, layer: int) -> Launch:
         table, ids = (weights.embedding, self.batch[: self.columns]) if layer == 0 else (self.stream, None)
-        arguments = (table, ids, weights.norms[layer], self.normalised, *states, self.columns)
+        arguments = (table, ids, weights.norms[layer], self.normalised, self.columns)
         return Launch("normalise_columns", (-(-self.columns // 2),), 64, arguments)
 
     def _convolve(self, *arguments: Tensor | int) -> Launch:
@@ -100,7 +95,7 @@ class Wide:
         grid = (-(-s.E * PARTS // WALK_THREADS), -(-self.columns // self.scan_columns))
         quads = s.R_pitch // PARTS // 4 | 1  # of a part of dt's inputs, see DT_PITCH
         shared = self.scan_columns * (PARTS * quads * 4 + 2 * s.N_pitch) * 4
-        shared += (self.scan_ahead + 1) * WALK_THREADS * s.N_pitch * 4
+        shared += 2 * WALK_THREADS * s.N_pitch * 4
         return Launch("scan_columns", grid, WALK_THREADS, (*arguments, self.columns), shared)
 
     def _product(self, name: str, kind: str, tiles: int, *arguments: Tensor | int | None) -> Launch:
