@@ -132,14 +132,31 @@ struct Wide {
         }
     }
 
-    // 64 columns times the block's outputs of weights [tile][slice]; `store` takes a column, an output and the products
-    // with it and the next one.
-    template <class Store>
+    // What a thread has of the block's products: `each` takes m, n, half, a column and an output.
+    template <class Each>
+    static __device__ __forceinline__ void for_all(int here, i64 count, Each each) {
+        int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+#pragma unroll
+        for (int m = 0; m < DOWN; m++)
+#pragma unroll
+            for (int n = 0; n < ACROSS; n++)
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    int down = (warp / 2 * DOWN + m) * 16 + half * 8 + lane / 4, tile = warp % 2 * ACROSS + n;
+                    int column = blockIdx.y * GROUP + down;
+                    if (column < count && tile < here)
+                        each(m, n, half, column, ((int)blockIdx.x * TILES + tile) * TILE + lane % 4 * 2);
+                }
+    }
+
+    // 64 columns times the block's outputs of weights [tile][slice]; `load` takes a column and an output, and `store`
+    // also the products with it and the next one, and what was loaded: all of it at once, before the work begins.
+    template <class Load, class Store>
     static __device__ __forceinline__ void run(const io_t* columns, const unsigned char* weights, int tiles, int slices,
-                                               i64 count, Store store) {
+                                               i64 count, Load load, Store store) {
         Shared& s = *(Shared*)memory;
         i64 first_tile = (i64)blockIdx.x * TILES;
-        int warp = threadIdx.x / 32, lane = threadIdx.x % 32, here = min(TILES, tiles - (int)first_tile);
+        int warp = threadIdx.x / 32, here = min(TILES, tiles - (int)first_tile);
         if (threadIdx.x == 0) {
             for (int i = 0; i < STAGES; i++) barrier_init(&s.full[i], 1), barrier_init(&s.empty[i], WIDE_WARPS);
             barrier_fence();
@@ -150,47 +167,49 @@ struct Wide {
             fetch(s, columns, weights, here, slices);
             return;
         }
+        decltype(load(0, 0)) old[DOWN][ACROSS][2];
+        for_all(here, count,
+                [&](int m, int n, int half, int column, int output) { old[m][n][half] = load(column, output); });
         Products p;
         multiply_slices(p, s, slices);
-#pragma unroll
-        for (int m = 0; m < DOWN; m++)
-#pragma unroll
-            for (int n = 0; n < ACROSS; n++)
-#pragma unroll
-                for (int half = 0; half < 2; half++) {
-                    int down = (warp / 2 * DOWN + m) * 16 + half * 8 + lane / 4, tile = warp % 2 * ACROSS + n;
-                    int column = blockIdx.y * GROUP + down;
-                    if (column < count && tile < here)
-                        store(column, (int)(first_tile + tile) * TILE + lane % 4 * 2, p.sum[m][n][half * 2],
-                              p.sum[m][n][half * 2 + 1]);
-                }
+        for_all(here, count, [&](int m, int n, int half, int column, int output) {
+            const float* sum = &p.sum[m][n][half * 2];
+            store(column, output, sum[0], sum[1], old[m][n][half]);
+        });
     }
 };
+
+struct Nothing {};
+__device__ __forceinline__ Nothing nothing(int, int) { return Nothing(); }
 
 // xz (count, tile of x, tile of z, ...).
 extern "C" __global__ void __launch_bounds__(32 * WIDE_WARPS + 32, 2)
     in_product(const io_t* columns, const unsigned char* weights, io_t* xz, i64 count) {
-    Wide<IN_TILES>::run(columns, weights, 2 * E_TILES, D_SLICES, count, [&](int column, int output, float a, float b) {
+    auto store = [&](int column, int output, float a, float b, Nothing) {
         *(unsigned*)(xz + column * (2 * E_TILES * TILE) + output) = pack2(a, b);
-    });
+    };
+    Wide<IN_TILES>::run(columns, weights, 2 * E_TILES, D_SLICES, count, nothing, store);
 }
 // Added to the stream (count, D_PITCH), or to the bytes' embeddings where id is given.
 extern "C" __global__ void __launch_bounds__(32 * WIDE_WARPS + 32, 2)
     out_product(const io_t* y, const unsigned char* weights, float* stream, const float* table, const int* id,
                 i64 count) {
-    Wide<OUT_TILES>::run(y, weights, D_TILES, E_SLICES, count, [&](int column, int output, float a, float b) {
-        float2* to = (float2*)(stream + column * D_PITCH + output);
-        float2 old = id == nullptr ? *to : *(const float2*)(table + (i64)id[column] * D_PITCH + output);
-        *to = make_float2(old.x + rounded(a), old.y + rounded(b));
-    });
+    auto load = [&](int column, int output) {
+        return *(const float2*)((id == nullptr ? stream + column * D_PITCH : table + (i64)id[column] * D_PITCH) + output);
+    };
+    auto store = [&](int column, int output, float a, float b, float2 old) {
+        *(float2*)(stream + column * D_PITCH + output) = make_float2(old.x + rounded(a), old.y + rounded(b));
+    };
+    Wide<OUT_TILES>::run(y, weights, D_TILES, E_SLICES, count, load, store);
 }
 // logits (count, outputs).
 extern "C" __global__ void __launch_bounds__(32 * WIDE_WARPS + 32, 2)
     head_product(const io_t* columns, const unsigned char* weights, float* logits, i64 outputs, i64 count) {
-    Wide<HEAD_TILES>::run(columns, weights, V_TILES, D_SLICES, count, [&](int column, int output, float a, float b) {
+    auto store = [&](int column, int output, float a, float b, Nothing) {
         if (output < outputs) logits[column * outputs + output] = rounded(a);
         if (output + 1 < outputs) logits[column * outputs + output + 1] = rounded(b);
-    });
+    };
+    Wide<HEAD_TILES>::run(columns, weights, V_TILES, D_SLICES, count, nothing, store);
 }
 
 // Whether a block that owns the sequences beginning in `walk` columns from `first` on has nothing to do with a column.
