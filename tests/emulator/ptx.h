@@ -75,6 +75,23 @@ template <class Layout>
 EMULATED void multiply(Product& record) {
     meet("a matrix product", false, 0xffffffffu, &record, multiply_all<Layout>);
 }
+
+struct Matrices {  // what ldmatrix gives: lane l's row is row l % 8 of matrix l / 8
+    unsigned row[4], v[4];
+};
+inline void load_matrices_all(void** records, unsigned) {
+    for (int lane = 0; lane < 32; lane++)
+        for (int i = 0; i < 4; i++)
+            ((Matrices*)records[lane])->v[i] = ((Matrices*)records[i * 8 + lane / 4])->row[lane % 4];
+}
+EMULATED void ldmatrix_sync_aligned_m8n8_x4_shared_b16(unsigned& x, unsigned& y, unsigned& z, unsigned& w,
+                                                       unsigned at) {
+    uint4 row = *(const uint4*)(here->dynamic_shared + at);
+    Matrices record = {{row.x, row.y, row.z, row.w}};
+    meet("ldmatrix", false, 0xffffffffu, &record, load_matrices_all);
+    x = record.v[0], y = record.v[1], z = record.v[2], w = record.v[3];
+}
+
 using Bf16 = Pairs<from_bf16>;
 using F16 = Pairs<from_f16>;
 

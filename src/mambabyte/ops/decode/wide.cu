@@ -14,13 +14,12 @@ extern __shared__ __align__(128) unsigned char memory[];
 constexpr int GROUP = 64;                  // columns of a block
 constexpr int GROUP_SLICE = GROUP * SLICE;  // elements
 
-// Where input k of a column lies: [group][slice][16 columns][8 inputs of 32][8 columns][column][32 inputs][8 inputs].
+// Where input k of a column lies: [group][slice][8 columns], blocks as those of weights.
 __device__ __forceinline__ int place_of_column(int column, int slices) {
-    int part = column % GROUP / 16 * 8 + column % 16 / 8;
-    return column / GROUP * slices * GROUP_SLICE + (part * 32 + column % 8 * 4) * 8;
+    return column / GROUP * slices * GROUP_SLICE + column % GROUP / TILE * BLOCK + column % TILE * 8;
 }
 __device__ __forceinline__ int place_of_input(int k) {
-    return k / SLICE * GROUP_SLICE + (k % 32 / 8 * 2 * 32 + k % SLICE / 32) * 8 + k % 8;
+    return k / SLICE * GROUP_SLICE + k % SLICE / 8 * (TILE * 8) + k % 8;
 }
 __device__ __forceinline__ int place_of(int column, int k, int slices) {
     return place_of_column(column, slices) + place_of_input(k);
@@ -106,11 +105,11 @@ struct Wide {
                 uint4 weights[ACROSS];
 #pragma unroll
                 for (int n = 0; n < ACROSS; n++)
-                    weights[n] = ((const uint4*)from.weights[across + n])[i * 32 + lane];
+                    weights[n] = load_matrices((const uint4*)from.weights[across + n] + i * 32 + lane);
 #pragma unroll
                 for (int m = 0; m < DOWN; m++) {
-                    const uint4* quads = (const uint4*)from.columns + (down + m) * 8 * 32 + lane;
-                    uint4 low = quads[2 * i * 32], high = quads[(2 * i + 1) * 32];
+                    const io_t* block = from.columns + (down + m) * 2 * BLOCK + (i * 32 + lane) * 8;
+                    uint4 low = load_matrices(block), high = load_matrices(block + BLOCK);
 #pragma unroll
                     for (int n = 0; n < ACROSS; n++) {
                         mma(chains[0][m][n], {low.x, high.x, low.y, high.y}, weights[n].x, weights[n].y);
@@ -261,12 +260,12 @@ extern "C" __global__ void __launch_bounds__(32 * SELECT_WARPS)
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     int tile = blockIdx.x, first = blockIdx.y * 16;
     for (int slice = warp; slice < E_SLICES; slice += SELECT_WARPS) {
-        const uint4* quads = (const uint4*)(u + place_of(first, slice * SLICE, E_SLICES)) + lane;
-        uint4 low[4], high[4];
-#pragma unroll
-        for (int i = 0; i < 4; i++) low[i] = quads[2 * i * 32], high[i] = quads[(2 * i + 1) * 32];
+        const io_t* columns = u + place_of(first, slice * SLICE, E_SLICES);
+        uint4 low[4], high[4], own[4];
+        read_block(low, columns, lane), read_block(high, columns + BLOCK, lane);
+        read_block(own, weights + (tile * E_SLICES + slice) * BLOCK_BYTES, lane);
         float d[4];
-        multiply(d, low, high, (const uint4*)(weights + (tile * E_SLICES + slice) * BLOCK_BYTES) + lane);
+        multiply(d, low, high, own);
         int column = lane / 4, output = lane % 4 * 2;
         sums[slice][column][output] = d[0], sums[slice][column][output + 1] = d[1];
         sums[slice][column + 8][output] = d[2], sums[slice][column + 8][output + 1] = d[3];
