@@ -4,7 +4,8 @@
 // Columns of a sequence are neighbours, in the order of time: begin[column] is the slot of the state that the sequence
 // starts from, or -1 where it goes on from the column before; after[column] the slot that takes the state after it.
 //
-// From the host, beside what parts.cuh needs: IN_TILES, OUT_TILES and HEAD_TILES, the tiles of outputs of a block;
+// From the host, beside what parts.cuh needs: WGMMA, whether the products are those of warpgroup.cuh; IN_TILES, OUT_TILES
+// and HEAD_TILES, the tiles of outputs of a block;
 // WALK, the columns in which the sequences of a block of the scan begin.
 //
 // What a product reads lies as its warps read it, the slice of 64 columns together: see `place_of`.
@@ -53,13 +54,15 @@ extern "C" __global__ void normalise_columns(const float* table, const int* id, 
     }
 }
 
-constexpr int WIDE_WARPS = 4;  // that multiply, 2 by 2; one more copies
+constexpr int WIDE_WARPS = 4;                // that multiply; one more copies
+constexpr int WIDE_BLOCKS = WGMMA ? 1 : 2;   // of a multiprocessor
 
-// A block multiplies 64 columns with TILES tiles of outputs, a warp 32 columns with half of the tiles.
+// A block multiplies 64 columns with TILES tiles of outputs, a warp 32 columns with half of the tiles or, where a
+// warpgroup multiplies, 16 columns with all of them.
 template <int TILES>
 struct Wide {
-    static constexpr int STAGES = TILES > 4 ? 3 : TILES > 2 ? 4 : 8;  // two large blocks fit a multiprocessor
-    static constexpr int DOWN = 2, ACROSS = TILES / 2;
+    static constexpr int STAGES = WGMMA ? (TILES > 8 ? 4 : TILES > 4 ? 6 : 8) : TILES > 4 ? 3 : TILES > 2 ? 4 : 8;
+    static constexpr int DOWN = WGMMA ? 1 : 2, ACROSS = WGMMA ? TILES : TILES / 2;
     struct Stage {
         unsigned char weights[TILES][BLOCK_BYTES];
         io_t columns[GROUP_SLICE];
@@ -91,9 +94,36 @@ struct Wide {
         }
     }
 
+    // A warp's first 16 columns and first tile.
+    static __device__ __forceinline__ int first_down(int warp) { return WGMMA ? warp : warp / 2 * DOWN; }
+    static __device__ __forceinline__ int first_across(int warp) { return WGMMA ? 0 : warp % 2 * ACROSS; }
+
+#if WGMMA
+    // All slices of the block's columns and outputs, the chains of `multiply` side by side.
+    static __device__ __forceinline__ void multiply_slices(Products& p, Shared& s, int slices) {
+#pragma unroll 1
+        for (int slice = 0; slice < slices; slice++) {
+            int stage = slice % STAGES;
+            barrier_wait(&s.full[stage], slice / STAGES % 2);
+            u64 columns = matrix_of(s.stages[stage].columns), weights = matrix_of(s.stages[stage].weights);
+            float chains[2][TILES * 4];
+            fence_products();
+#pragma unroll
+            for (int i = 0; i < SLICE / 16; i++)
+                begin_product(chains[i % 2], columns + i * NEXT_INPUTS, weights + i * NEXT_INPUTS, i >= 2);
+            finish_products();
+            if (threadIdx.x % 32 == 0) barrier_arrive(&s.empty[stage]);
+#pragma unroll
+            for (int i = 0; i < TILES * 4; i++) {
+                float sum = chains[0][i] + chains[1][i], &to = p.sum[0][i / 4][i % 4];
+                to = slice == 0 ? sum : to + sum;
+            }
+        }
+    }
+#else
     // All slices of a warp's columns and outputs, the chains of `multiply` side by side.
     static __device__ __forceinline__ void multiply_slices(Products& p, Shared& s, int slices) {
-        int warp = threadIdx.x / 32, lane = threadIdx.x % 32, down = warp / 2 * DOWN, across = warp % 2 * ACROSS;
+        int warp = threadIdx.x / 32, lane = threadIdx.x % 32, down = first_down(warp), across = first_across(warp);
 #pragma unroll 1
         for (int slice = 0; slice < slices; slice++) {
             int stage = slice % STAGES;
@@ -130,6 +160,7 @@ struct Wide {
             if (lane == 0) barrier_arrive(&s.empty[stage]);
         }
     }
+#endif
 
     // What a thread has of the block's products: `each` takes m, n, half, a column and an output.
     template <class Each>
@@ -141,7 +172,7 @@ struct Wide {
             for (int n = 0; n < ACROSS; n++)
 #pragma unroll
                 for (int half = 0; half < 2; half++) {
-                    int down = (warp / 2 * DOWN + m) * 16 + half * 8 + lane / 4, tile = warp % 2 * ACROSS + n;
+                    int down = (first_down(warp) + m) * 16 + half * 8 + lane / 4, tile = first_across(warp) + n;
                     int column = blockIdx.y * GROUP + down;
                     if (column < count && tile < here)
                         each(m, n, half, column, ((int)blockIdx.x * TILES + tile) * TILE + lane % 4 * 2);
@@ -182,7 +213,7 @@ struct Nothing {};
 __device__ __forceinline__ Nothing nothing(int, int) { return Nothing(); }
 
 // xz (count, tile of x, tile of z, ...).
-extern "C" __global__ void __launch_bounds__(32 * WIDE_WARPS + 32, 2)
+extern "C" __global__ void __launch_bounds__(32 * WIDE_WARPS + 32, WIDE_BLOCKS)
     in_product(const io_t* columns, const unsigned char* weights, io_t* xz, i64 count) {
     auto store = [&](int column, int output, float a, float b, Nothing) {
         *(unsigned*)(xz + column * (2 * E_TILES * TILE) + output) = pack2(a, b);
@@ -190,7 +221,7 @@ extern "C" __global__ void __launch_bounds__(32 * WIDE_WARPS + 32, 2)
     Wide<IN_TILES>::run(columns, weights, 2 * E_TILES, D_SLICES, count, nothing, store);
 }
 // Added to the stream (count, D_PITCH), or to the bytes' embeddings where id is given.
-extern "C" __global__ void __launch_bounds__(32 * WIDE_WARPS + 32, 2)
+extern "C" __global__ void __launch_bounds__(32 * WIDE_WARPS + 32, WIDE_BLOCKS)
     out_product(const io_t* y, const unsigned char* weights, float* stream, const float* table, const int* id,
                 i64 count) {
     auto load = [&](int column, int output) {
@@ -202,7 +233,7 @@ extern "C" __global__ void __launch_bounds__(32 * WIDE_WARPS + 32, 2)
     Wide<OUT_TILES>::run(y, weights, D_TILES, E_SLICES, count, load, store);
 }
 // logits (count, outputs).
-extern "C" __global__ void __launch_bounds__(32 * WIDE_WARPS + 32, 2)
+extern "C" __global__ void __launch_bounds__(32 * WIDE_WARPS + 32, WIDE_BLOCKS)
     head_product(const io_t* columns, const unsigned char* weights, float* logits, i64 outputs, i64 count) {
     auto store = [&](int column, int output, float a, float b, Nothing) {
         if (output < outputs) logits[column * outputs + output] = rounded(a);
