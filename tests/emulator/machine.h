@@ -25,6 +25,10 @@ constexpr unsigned char UNWRITTEN = 0xff, FENCE = 0xa5;
 using Clock = std::vector<unsigned>;
 using Knowledge = std::shared_ptr<const Clock>;
 
+struct Later {
+    void (*done)(const void* record);
+    std::vector<char> record;
+};
 struct Block;
 struct Thread : Here {  // lies at the top of its own stack
     void* stack_pointer;
@@ -42,6 +46,8 @@ struct Thread : Here {  // lies at the top of its own stack
     void (*combine)(void**, unsigned);
     std::vector<const void*> looked;  // places that it received from since the news of `informed`
     unsigned informed, repeated;      // repeated: how often it received again
+    std::vector<Later> begun;         // asynchronous instructions, of which the first `committed` can be waited for
+    size_t committed;
     bool ended;
 };
 struct Barrier {  // in shared memory, see PTX mbarrier

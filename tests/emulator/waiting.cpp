@@ -135,6 +135,21 @@ void bulk_copy(void* shared, const void* global, unsigned bytes, unsigned long l
     machine->copies.push_back({home, shared, global, bytes, at});
 }
 
+void begin_later(void (*done)(const void* record), const void* record, size_t bytes) {
+    current()->begun.push_back({done, std::vector<char>((const char*)record, (const char*)record + bytes)});
+}
+void commit_begun() { current()->committed = current()->begun.size(); }
+void finish_committed() {
+    Thread* me = current();
+    for (size_t i = 0; i < me->committed; i++) {
+        alignas(16) char record[256];  // on the thread's own stack, where nobody looks for races
+        memcpy(record, me->begun[i].record.data(), me->begun[i].record.size());
+        me->begun[i].done(record);
+    }
+    me->begun.erase(me->begun.begin(), me->begun.begin() + me->committed);
+    me->committed = 0;
+}
+
 // Launches run one after the other, but only what follows this is known to.
 
 // Two letters to the same place arrive in order.
