@@ -182,7 +182,11 @@ GROUP_PRODUCTS(128)
 #undef GROUP_PRODUCT
 EMULATED void wgmma_fence_sync_aligned() {}
 EMULATED void wgmma_commit_group_sync_aligned() { commit_begun(); }
-EMULATED void wgmma_wait_group_sync_aligned() { finish_committed(); }
+EMULATED void wgmma_wait_group_sync_aligned() {
+    finish_committed();
+    char record;
+    meet("wgmma.wait_group", true, 0xffffffffu, &record, nothing);
+}
 
 // Barriers and asynchronous copies; an address in shared memory counts from the first dynamic byte.
 EMULATED u64* barrier_of(unsigned address) { return (u64*)(here->dynamic_shared + address); }

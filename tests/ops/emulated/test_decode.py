@@ -164,6 +164,18 @@ def test_the_same_bits_in_any_order_of_events(stack: Stack, seed: int) -> None:
         assert many(stack, seed=seed, warpgroups=warpgroups) == many(stack)
 
 
+@pytest.mark.parametrize(("blocks", "tiles"), [(1, 16), (10, 8), (20, 4)])
+def test_the_same_bits_by_thread_blocks_of_any_size(
+    stack: Stack, blocks: int, tiles: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = many(stack)
+    monkeypatch.setattr(wide, "BLOCKS", blocks)
+    for warpgroups, most in ((False, 8), (True, 16)):
+        plan = wide.Wide(SIZES, len(COLUMNS), SIZES.V, CPU, warpgroups=warpgroups)
+        assert plan.defines["IN_TILES"] == min(tiles, most)
+        assert many(stack, warpgroups=warpgroups) == alone
+
+
 def test_tags_begin_anew_before_they_wrap_around() -> None:
     mail = persistent.Mail(SIZES, 1, CPU)
     assert (mail.next_tag(), mail.next_tag()) == (1, 1 + SIZES.layers)
