@@ -20,15 +20,16 @@ constexpr int NAMED = 16;            // barriers of a block
 constexpr unsigned BARRIERS = 64;    // mbarriers of a block, when races are looked for
 constexpr unsigned char UNWRITTEN = 0xff, FENCE = 0xa5;
 
+struct Later {
+    void (*done)(const void* record);
+    std::vector<char> record;
+};
+
 // Vector clocks: the last event of each timeline (a thread's, or an mbarrier's) known to have happened. Threads that
 // have just met know the same and share it.
 using Clock = std::vector<unsigned>;
 using Knowledge = std::shared_ptr<const Clock>;
 
-struct Later {
-    void (*done)(const void* record);
-    std::vector<char> record;
-};
 struct Block;
 struct Thread : Here {  // lies at the top of its own stack
     void* stack_pointer;
@@ -40,14 +41,14 @@ struct Thread : Here {  // lies at the top of its own stack
     const char* waits;  // what for; null while it can run
     const Frame* site;  // of the function of the emulator that it is in
     Frame fault;
+    std::vector<Later> begun;  // asynchronous instructions, of which the first `committed` can be waited for
+    size_t committed;
     unsigned detail[2];
     unsigned mask;  // of a warp's meeting
     void* record;
     void (*combine)(void**, unsigned);
     std::vector<const void*> looked;  // places that it received from since the news of `informed`
     unsigned informed, repeated;      // repeated: how often it received again
-    std::vector<Later> begun;         // asynchronous instructions, of which the first `committed` can be waited for
-    size_t committed;
     bool ended;
 };
 struct Barrier {  // in shared memory, see PTX mbarrier

@@ -116,8 +116,8 @@ PRODUCT(bf16, Bf16)
 PRODUCT(f16, F16)
 #undef PRODUCT
 
-// The same by four warps for 64 rows, with operands in shared memory: each lane makes what `multiply_all` would give it,
-// when it waits for that. Descriptors (PTX, matrix descriptor) without a swizzle.
+// The same by four warps for 64 rows, with operands in shared memory: each lane makes what `multiply_all` would give
+// it, when it waits for that. Descriptors (PTX, matrix descriptor) without a swizzle.
 struct Matrix {
     const char* first;
     size_t next_inputs, next_rows;  // bytes to the other 8 inputs, and to the next 8 rows

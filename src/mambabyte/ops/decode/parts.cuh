@@ -23,8 +23,8 @@ constexpr int SELECT = R + 2 * N, SELECT_TILES = (SELECT + TILE - 1) / TILE;
 constexpr int SELECT_PITCH = SELECT_TILES * TILE > R_PITCH ? SELECT_TILES * TILE : R_PITCH;
 constexpr int CONV_STATE = W - 1;
 
-// A lane's part of a block in shared memory, as matrix instructions take it: of row lane / 4 the pair lane % 4 of each 8
-// inputs, [4][8 inputs of 32].
+// A lane's part of a block in shared memory, as matrix instructions take it: of row lane / 4 the pair lane % 4 of each
+// 8 inputs, [4][8 inputs of 32].
 __device__ __forceinline__ void take_block(uint4 (&part)[4], const void* block, int lane) {
 #pragma unroll
     for (int i = 0; i < 4; i++) part[i] = load_matrices((const uint4*)block + i * 32 + lane);
@@ -37,8 +37,8 @@ __device__ __forceinline__ void read_block(uint4 (&part)[4], const void* block, 
         part[i] = make_uint4(pairs[i * 128], pairs[i * 128 + 32], pairs[i * 128 + 64], pairs[i * 128 + 96]);
 }
 
-// A slice's product of 16 columns (low: column lane / 4, high: that plus 8) with 8 outputs, all as `take_block` has them.
-// Of each 32 inputs the first chain has the first 16.
+// A slice's product of 16 columns (low: column lane / 4, high: that plus 8) with 8 outputs, all as `take_block` has
+// them. Of each 32 inputs the first chain has the first 16.
 __device__ __forceinline__ void multiply(float (&d)[4], const uint4 (&low)[4], const uint4 (&high)[4],
                                          const uint4 (&weights)[4]) {
     float odd[4] = {0.f, 0.f, 0.f, 0.f};

@@ -74,8 +74,8 @@ struct Place {
 
 __device__ __forceinline__ void meet() { block_sync(1, THREADS); }
 
-// Where the mail of a pair of channels lies: [slice][16 channels][column][pair of 8 channels][8 channels of 16], so that a
-// warp that reads a slice of 8 columns reads whole lines, and a lane what `take_block` would give it.
+// Where the mail of a pair of channels lies: [slice][16 channels][column][pair of 8 channels][8 channels of 16], so that
+// a warp that reads a slice of 8 columns reads whole lines, and a lane what `take_block` would give it.
 __device__ __forceinline__ int mail_place(int column, int k) {
     int row = k / 16 * 8 + column;
     return row * 8 + k % 8 / 2 * 2 + k % 16 / 8;
@@ -86,8 +86,8 @@ __device__ __forceinline__ i64 stream_place(int column, int k) {
     return (i64)column * D_PITCH + k / SLICE * SLICE + k % 4 / 2 * (SLICE / 2) + k % SLICE / 4 * 2 + k % 2;
 }
 
-// COUNT pairs of neighbouring pieces of mail, `stride` pieces apart, once they all have this tag. Of the pieces those from
-// `count` on, at least 1, are nobody's and read as zeros.
+// COUNT pairs of neighbouring pieces of mail, `stride` pieces apart, once they all have this tag. Of the pieces those
+// from `count` on, at least 1, are nobody's and read as zeros.
 template <int COUNT>
 __device__ __forceinline__ void open_mail(uint2 (&data)[COUNT], const u64* mail, int stride, int count, unsigned tag) {
     unsigned wrong;

@@ -4,8 +4,8 @@
 // Columns of a sequence are neighbours, in the order of time: begin[column] is the slot of the state that the sequence
 // starts from, or -1 where it goes on from the column before; after[column] the slot that takes the state after it.
 //
-// From the host, beside what parts.cuh needs: WGMMA, whether the products are those of warpgroup.cuh; IN_TILES, OUT_TILES
-// and HEAD_TILES, the tiles of outputs of a block;
+// From the host, beside what parts.cuh needs: WGMMA, whether the products are those of warpgroup.cuh; IN_TILES,
+// OUT_TILES and HEAD_TILES, the tiles of outputs of a block;
 // WALK, the columns in which the sequences of a block of the scan begin.
 //
 // What a product reads lies as its warps read it, the slice of 64 columns together: see `place_of`.

@@ -53,10 +53,10 @@ class Wide:
         # sequences of a block of the scan: as few as leave no more blocks than run at once
         self.walk = -(-columns * -(-sizes.E * PARTS // THREADS) // (4 * BLOCKS))
         self.defines = (
-            sizes.defines
-            | {"WALK": self.walk, "WGMMA": int(warpgroups)}
-            | {f"{kind}_TILES": self._share(count) for kind, count in tiles.items()}
+            sizes.defines | {"WALK": self.walk} | {f"{kind}_TILES": self._share(count) for kind, count in tiles.items()}
         )
+        # what the out-projection adds to takes registers too
+        self.defines |= {"WGMMA": int(warpgroups), "OUT_TILES": min(8, self.defines["OUT_TILES"])}
         self.normalised, self.xz = zeros(sizes.D_pitch), zeros(2 * sizes.E_tiles * TILE)
         self.u, self.y = zeros(sizes.E_pitch), zeros(sizes.E_pitch)
         self.selected, self.stream = zeros(sizes.select_pitch, torch.float32), zeros(sizes.D_pitch, torch.float32)
