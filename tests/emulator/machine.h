@@ -30,6 +30,11 @@ struct Later {
 using Clock = std::vector<unsigned>;
 using Knowledge = std::shared_ptr<const Clock>;
 
+struct AsyncCopy {
+    void* to;
+    const void* from;
+    unsigned bytes, valid;  // the rest of `bytes` becomes zero
+};
 struct Block;
 struct Thread : Here {  // lies at the top of its own stack
     void* stack_pointer;
@@ -49,6 +54,8 @@ struct Thread : Here {  // lies at the top of its own stack
     void (*combine)(void**, unsigned);
     std::vector<const void*> looked;  // places that it received from since the news of `informed`
     unsigned informed, repeated;      // repeated: how often it received again
+    std::vector<std::vector<AsyncCopy>> groups;  // committed and not yet awaited
+    std::vector<AsyncCopy> asked;                // not yet committed
     bool ended;
 };
 struct Barrier {  // in shared memory, see PTX mbarrier

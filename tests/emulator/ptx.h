@@ -203,9 +203,22 @@ EMULATED void cp_async_bulk_shared_cluster_global_mbarrier_complete_tx_bytes(uns
                                                                              unsigned bytes, unsigned at) {
     bulk_copy(here->dynamic_shared + to, from, bytes, barrier_of(at));
 }
+EMULATED void cp_async_bulk_prefetch_L2_global(const void* from, unsigned bytes) {
+    for (unsigned i = 0; i < bytes; i += 16) (void)((volatile const char*)from)[i];
+}
+EMULATED void cp_async_cg_shared_global(unsigned to, const void* from, int bytes, int valid) {
+    async_copy(here->dynamic_shared + to, from, bytes, valid);
+}
+EMULATED void cp_async_ca_shared_global(unsigned to, const void* from, int bytes, int valid) {
+    async_copy(here->dynamic_shared + to, from, bytes, valid);
+}
+EMULATED void cp_async_commit_group() { async_commit(); }
+EMULATED void cp_async_wait_group(int open) { async_wait(open); }
 EMULATED void bar_sync(int id, int threads) { sync_named(id, threads); }
 EMULATED void fence_mbarrier_init_release_cluster() {}
 EMULATED void fence_proxy_async_shared_cta() {}
+
+EMULATED void st_global_v4_f32(void* to, float a, float b, float c, float d) { *(float4*)to = {a, b, c, d}; }
 
 // Between blocks.
 EMULATED void st_relaxed_gpu_global_u64(void* to, u64 v) { send(to, v, 8); }

@@ -65,6 +65,10 @@ void barrier_init(unsigned long long* barrier, unsigned arrivals);
 void barrier_arrive(unsigned long long* barrier, unsigned bytes);
 void barrier_wait(unsigned long long* barrier, unsigned parity);
 void bulk_copy(void* shared, const void* global, unsigned bytes, unsigned long long* barrier);
+// Of the thread itself: of the copies since the last commit, all arrive when at most `open` later commits are awaited.
+void async_copy(void* shared, const void* global, unsigned bytes, unsigned valid);
+void async_commit();
+void async_wait(unsigned open);
 // Relaxed: seen by others some time, in any order. A thread that keeps on receiving the same waits for news.
 void send(void* place, unsigned long long value, unsigned bytes);
 void receive(void* to, const void* place, unsigned bytes, unsigned count);

@@ -150,6 +150,32 @@ void bulk_copy(void* shared, const void* global, unsigned bytes, unsigned long l
     machine->copies.push_back({home, shared, global, bytes, at});
 }
 
+void async_copy(void* shared, const void* global, unsigned bytes, unsigned valid) {
+    Thread* me = current();
+    char* to = (char*)shared;
+    if (bytes != 4 && bytes != 8 && bytes != 16) fail("an asynchronous copy of %u bytes", bytes);
+    if ((uintptr_t)shared % bytes || (uintptr_t)global % bytes) fail("an asynchronous copy off its alignment");
+    if (to < me->home->shared || to + bytes > me->home->shared + me->home->shared_bytes)
+        fail("an asynchronous copy to byte %td of %zu of shared memory", to - me->home->shared, me->home->shared_bytes);
+    if (valid) order::check(global, valid, false, SITE), (void)*(volatile const char*)global;
+    order::check(shared, bytes, true, SITE);
+    memset(shared, UNWRITTEN, bytes);
+    me->asked.push_back({shared, global, bytes, valid});
+}
+void async_commit() {
+    current()->groups.push_back(std::move(current()->asked));
+    current()->asked.clear();
+}
+void async_wait(unsigned open) {
+    auto& groups = current()->groups;
+    for (; groups.size() > open; groups.erase(groups.begin()))
+        for (const AsyncCopy& copy : groups.front()) {
+            order::check(copy.to, copy.bytes, true, SITE);
+            memcpy(copy.to, copy.from, copy.valid);
+            memset((char*)copy.to + copy.valid, 0, copy.bytes - copy.valid);
+        }
+}
+
 // Launches run one after the other, but only what follows this is known to.
 
 // Two letters to the same place arrive in order.

@@ -63,6 +63,35 @@ __device__ __forceinline__ void bulk_copy(void* shared, const void* global, unsi
                  "l"(global), "r"(bytes), "r"(shared_address(barrier))
                  : "memory");
 }
+// Brings `bytes`, a multiple of 16, to the second-level cache some time.
+__device__ __forceinline__ void bring_near(const void* global, unsigned bytes) {
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes) : "memory");
+}
+// Copies BYTES (4, 8 or 16) from global to shared memory, or zeros where it is not valid; later, for this thread only.
+template <int BYTES>
+__device__ __forceinline__ void copy_later(void* shared, const void* global, bool valid = true) {
+    int read = valid ? BYTES : 0;
+    if constexpr (BYTES == 16)
+        asm volatile("cp.async.cg.shared.global [%0], [%1], %2, %3;" ::"r"(shared_address(shared)), "l"(global),
+                     "n"(BYTES), "r"(read)
+                     : "memory");
+    else
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared_address(shared)), "l"(global),
+                     "n"(BYTES), "r"(read)
+                     : "memory");
+}
+// Those that this thread asked for since the last group are one.
+__device__ __forceinline__ void end_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Until all groups of this thread but the last OPEN have arrived.
+template <int OPEN>
+__device__ __forceinline__ void await_groups() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(OPEN) : "memory");
+}
+// One instruction: the compiler takes a store of four floats apart where it cannot order them among their neighbours.
+__device__ __forceinline__ void store_four(float* to, float4 v) {
+    asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(to), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w)
+                 : "memory");
+}
 __device__ __forceinline__ void block_sync(int id, int threads) {
     asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }

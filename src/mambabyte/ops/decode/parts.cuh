@@ -121,11 +121,11 @@ struct StepWeights {
         for (int r = 0; r < R_OWN / 4; r++) quads[r] = ((const io4*)(weights + part * R_OWN))[r];
     }
 };
-__device__ __forceinline__ float step_part(const float* selected, const StepWeights& weights, int part) {
+__device__ __forceinline__ float step_part(const float* selected, const StepWeights& weights) {
     float sum = 0.f;
 #pragma unroll
     for (int r = 0; r < R_OWN / 4; r++) {
-        float4 low = ((const float4*)(selected + part * R_OWN))[r], weight = unpack(weights.quads[r]);
+        float4 low = ((const float4*)selected)[r], weight = unpack(weights.quads[r]);
 #pragma unroll
         for (int c = 0; c < 4; c++) sum = fmaf(at(low, c), at(weight, c), sum);
     }
@@ -162,7 +162,7 @@ template <int OWN>
 __device__ __forceinline__ void store_states(const float (&h)[OWN], float* to) {
     if constexpr (OWN % 4 == 0)
 #pragma unroll
-        for (int i = 0; i < OWN; i += 4) *(float4*)(to + i) = make_float4(h[i], h[i + 1], h[i + 2], h[i + 3]);
+        for (int i = 0; i < OWN; i += 4) store_four(to + i, make_float4(h[i], h[i + 1], h[i + 2], h[i + 3]));
     else
 #pragma unroll
         for (int i = 0; i < OWN; i++) to[i] = h[i];

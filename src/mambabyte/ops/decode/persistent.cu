@@ -298,7 +298,7 @@ __device__ __forceinline__ void states_of_rows(const Model& m, const Batch& batc
     for (int i = threadIdx.x; i < batch.width() * CHANNELS * PARTS; i += THREADS) {
         int mine = i / PARTS % CHANNELS, column = i / PARTS / CHANNELS, part = i % PARTS;
         const Channels& own = s.channels[layer % 2][mine / TILE];
-        float sum = step_part(s.selected[column], StepWeights(own.dt[mine % TILE], part), part);
+        float sum = step_part(s.selected[column] + part * R_OWN, StepWeights(own.dt[mine % TILE], part));
         float dt = step_size(add_lanes<PARTS>(sum, group_of(me.lane, PARTS)), own.dt_bias[mine % TILE]);
         if (part == 0) s.dt[column][mine] = dt;
     }

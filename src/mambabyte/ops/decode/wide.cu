@@ -5,8 +5,7 @@
 // starts from, or -1 where it goes on from the column before; after[column] the slot that takes the state after it.
 //
 // From the host, beside what parts.cuh needs: WGMMA, whether the products are those of warpgroup.cuh; IN_TILES,
-// OUT_TILES and HEAD_TILES, the tiles of outputs of a block;
-// WALK, the columns in which the sequences of a block of the scan begin.
+// OUT_TILES and HEAD_TILES, the tiles of outputs of a block.
 //
 // What a product reads lies as its warps read it, the slice of 64 columns together: see `place_of`.
 
@@ -16,22 +15,28 @@ constexpr int GROUP = 64;                  // columns of a block
 constexpr int GROUP_SLICE = GROUP * SLICE;  // elements
 
 // Where input k of a column lies: [group][slice][8 columns], blocks as those of weights.
-__device__ __forceinline__ int place_of_column(int column, int slices) {
+__device__ __forceinline__ int place_of_column(unsigned column, int slices) {
     return column / GROUP * slices * GROUP_SLICE + column % GROUP / TILE * BLOCK + column % TILE * 8;
 }
-__device__ __forceinline__ int place_of_input(int k) {
+__device__ __forceinline__ int place_of_input(unsigned k) {
     return k / SLICE * GROUP_SLICE + k % SLICE / 8 * (TILE * 8) + k % 8;
 }
 __device__ __forceinline__ int place_of(int column, int k, int slices) {
     return place_of_column(column, slices) + place_of_input(k);
 }
 
-// A warp a column: the embeddings of the bytes or, where id is null, the stream, normalised.
-extern "C" __global__ void normalise_columns(const float* table, const int* id, const float* norm, io_t* columns,
-                                             i64 count) {
+// A warp a column: the embeddings of the bytes or, where id is null, the stream, normalised. Memory has little to do
+// while products are computed: what the layer's walks start from is asked for before, unless `begin` is null.
+extern "C" __global__ void __launch_bounds__(64, 8)
+    normalise_columns(const float* table, const int* id, const float* __restrict__ norm, io_t* columns,
+                      const float* ssm, i64 ssm_slot, const float* conv, i64 conv_slot, const int* begin, i64 count) {
     int column = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
     int lane = threadIdx.x % 32;
     if (column >= count) return;
+    if (int slot = begin == nullptr || lane > 0 ? -1 : begin[column]; slot >= 0) {
+        bring_near(ssm + slot * ssm_slot, E * N_PITCH * 4);
+        if (E % 4 == 0) bring_near(conv + slot * conv_slot, E * CONV_STATE * 4);
+    }
     const float4* from = (const float4*)(table + (id == nullptr ? column : id[column]) * D_PITCH) + lane;
     float4 x[D_SLICES];
     float sums[D_SLICES];
@@ -242,50 +247,10 @@ extern "C" __global__ void __launch_bounds__(32 * WIDE_WARPS + 32, WIDE_BLOCKS)
     Wide<HEAD_TILES>::run(columns, weights, V_TILES, D_SLICES, count, nothing, store);
 }
 
-// Whether a block that owns the sequences beginning in `walk` columns from `first` on has nothing to do with a column.
-template <int walk>
-__device__ __forceinline__ bool has_ended(const int* begin, int column, int first, i64 count) {
-    return column >= count || (column >= first + walk && begin[column] >= 0);
-}
-// The first column among them in which a sequence begins, or -1.
-template <int walk>
-__device__ __forceinline__ int first_begin(const int* begin, int first, i64 count) {
-    for (int column = first; column < min(first + walk, (int)count); column++)
-        if (begin[column] >= 0) return column;
-    return -1;
-}
-
-constexpr int CONV_WALK = 2;
-
-// The convolution of one layer: a thread walks a channel of the sequences that begin in CONV_WALK columns.
-extern "C" __global__ void convolve_columns(const io_t* xz, const Channels* channels, float* conv, i64 slot_size,
-                                            const int* begin, const int* after, io_t* u, i64 count) {
-    int e = blockIdx.x * blockDim.x + threadIdx.x, c = e % TILE, first = blockIdx.y * CONV_WALK;
-    if (e >= E) return;
-    const Channels& own = channels[e / TILE];
-    float taps[W], bias = own.conv_bias[c], past[CONV_STATE];
-#pragma unroll
-    for (int w = 0; w < W; w++) taps[w] = own.taps[c][w];
-    int column = first_begin<CONV_WALK>(begin, first, count);
-    if (column < 0) return;
-    for (; !has_ended<CONV_WALK>(begin, column, first, count); column++) {
-        int slot = begin[column];
-        if (slot >= 0)
-#pragma unroll
-            for (int w = 0; w < CONV_STATE; w++) past[w] = conv[slot * slot_size + e * CONV_STATE + w];
-        float x = to_float(xz[(column * E_TILES + e / TILE) * 2 * TILE + c]);
-        u[place_of(column, e, E_SLICES)] = from_float(convolve(past, x, taps, bias));
-        move_on(past, x);
-        float* to = conv + after[column] * slot_size + e * CONV_STATE;
-#pragma unroll
-        for (int w = 0; w < CONV_STATE; w++) to[w] = past[w];
-    }
-}
-
 constexpr int SELECT_WARPS = 16;
 
 // A tile of outputs of the x-projection for 16 columns, a warp a slice: -> selected (count, SELECT_PITCH).
-extern "C" __global__ void __launch_bounds__(32 * SELECT_WARPS)
+extern "C" __global__ void __launch_bounds__(32 * SELECT_WARPS, 1)
     select_columns(const io_t* u, const unsigned char* weights, float* selected, i64 count) {
     auto sums = (float (*)[16][TILE])memory;  // [slice][column][output]
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -307,50 +272,4 @@ extern "C" __global__ void __launch_bounds__(32 * SELECT_WARPS)
     float sum = sums[0][column][output];
     for (int slice = 1; slice < E_SLICES; slice++) sum += sums[slice][column][output];
     selected[(first + column) * SELECT_PITCH + tile * TILE + output] = rounded(sum);
-}
-
-constexpr int SCAN_THREADS = 256;
-constexpr int OWN = N_PITCH / PARTS;
-
-// Step sizes, scan and gate of one layer: PARTS neighbouring threads walk a channel of the sequences that begin in WALK
-// columns, and ask for what the next column needs while they are at one.
-extern "C" __global__ void __launch_bounds__(SCAN_THREADS, 4)
-    scan_columns(const io_t* xz, const io_t* u, const float* selected, const Channels* channels, float* ssm,
-                 i64 slot_size, const int* begin, const int* after, io_t* y, i64 count) {
-    int index = blockIdx.x * SCAN_THREADS + threadIdx.x, e = min(index / PARTS, E - 1), c = e % TILE;
-    int part = index % PARTS;
-    bool real = index / PARTS < E;
-    unsigned group = group_of(threadIdx.x % 32, PARTS);
-    int first = blockIdx.y * WALK;
-    const Channels& own = channels[e / TILE];
-    StepWeights weights(own.dt[c], part);
-    float bias = own.dt_bias[c], skip = own.skip[c], A[OWN], h[OWN] = {}, next[OWN] = {};
-    load_states(A, own.A[c] + part * OWN);
-    const io_t* z = xz + (e / TILE * 2 + 1) * TILE + c;
-    u += place_of_input(e), y += place_of_input(e);
-    ssm += (i64)e * N_PITCH + part * OWN;
-    int column = first_begin<WALK>(begin, first, count);
-    if (column < 0) return;
-    int slot = begin[column];
-    if (real) load_states(next, ssm + slot * slot_size);
-    while (true) {
-        int place = place_of_column(column, E_SLICES);
-        const float* chosen = selected + column * SELECT_PITCH;
-        float u_here = to_float(u[place]), z_here = to_float(z[column * (E_TILES * 2 * TILE)]), B[OWN], C[OWN];
-        float dt = step_part(chosen, weights, part);
-        pick(B, chosen + R, part), pick(C, chosen + R + N, part);
-        float* to = ssm + after[column] * slot_size;
-        if (slot >= 0)
-#pragma unroll
-            for (int i = 0; i < OWN; i++) h[i] = next[i];
-        bool ended = has_ended<WALK>(begin, column + 1, first, count);
-        slot = ended ? -1 : begin[column + 1];
-        if (slot >= 0 && real) load_states(next, ssm + slot * slot_size);
-        float sum = advance(h, step_size(add_lanes<PARTS>(dt, group), bias), u_here, B, C, A);
-        float out = gated(add_lanes<PARTS>(sum, group), u_here, z_here, skip);
-        if (real && part == 0) y[place] = from_float(out);
-        if (real) store_states(h, to);
-        if (ended) return;
-        column++;
-    }
 }

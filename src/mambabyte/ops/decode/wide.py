@@ -1,4 +1,4 @@
-"""Many columns: the launches of wide.cu, six a layer, to be captured in a graph."""
+"""Many columns: the launches of wide.cu and walks.cu, six a layer, to be captured in a graph."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -12,14 +12,15 @@ from mambabyte.ops import nvrtc
 from mambabyte.ops.decode.pack import Weights
 from mambabyte.ops.decode.sizes import BLOCK_BYTES, PARTS, SHARED, SLICE, TILE, Sizes, up
 
-SOURCES = (*SHARED, "decode/warpgroup.cuh", "decode/wide.cu")
+SOURCES = (*SHARED, "decode/warpgroup.cuh", "decode/wide.cu", "decode/walks.cu")
 GROUP, WARPS = 64, 4  # of a block of a product
 # Of a block of a product its tiles of outputs, the largest first, and how many slices it has room for.
 STAGES = {8: 3, 4: 4, 2: 8}
 WARPGROUP_STAGES = {16: 4, 8: 6, 4: 8, 2: 8}
 BLOCKS = 128  # as many as there are multiprocessors, or about so
+NEAR = 44 << 20  # bytes of states that the second-level cache holds beside the weights
 SELECT_COLUMNS, SELECT_WARPS = 16, 16
-THREADS, CONV_WALK = 256, 2
+WALK_THREADS, MOST_SCANNED = 128, 32  # of a block of a walk, and the scan's most columns
 
 
 class Launch(NamedTuple):
@@ -50,11 +51,17 @@ class Wide:
         self.sizes, self.columns = sizes, columns
         self._stages = WARPGROUP_STAGES if warpgroups else STAGES
         tiles = {"IN": 2 * sizes.E_tiles, "OUT": sizes.D_tiles, "HEAD": sizes.V_tiles}
-        # sequences of a block of the scan: as few as leave no more blocks than run at once
-        self.walk = -(-columns * -(-sizes.E * PARTS // THREADS) // (4 * BLOCKS))
-        self.defines = (
-            sizes.defines | {"WALK": self.walk} | {f"{kind}_TILES": self._share(count) for kind, count in tiles.items()}
-        )
+        self.conv_columns = 2 if columns > BLOCKS else 1
+        # as few blocks as run at once
+        self.scan_blocks = next((n for most, n in ((16, 6), (32, 3)) if sizes.N_pitch <= most), 2)
+        scanned = -(-columns * -(-sizes.E * PARTS // WALK_THREADS) // (BLOCKS * self.scan_blocks))
+        self.scan_columns = min(up(scanned, PARTS), MOST_SCANNED)
+        self.scan_ahead = 2
+        names = ("conv_columns", "scan_columns", "scan_blocks", "scan_ahead")
+        state = sizes.E * (sizes.N_pitch + sizes.W - 1) * 4  # bytes of a layer
+        self.brings_near = columns * state <= NEAR
+        walks = {name.upper(): getattr(self, name) for name in names}
+        self.defines = sizes.defines | walks | {f"{kind}_TILES": self._share(count) for kind, count in tiles.items()}
         # what the out-projection adds to takes registers too
         self.defines |= {"WGMMA": int(warpgroups), "OUT_TILES": min(8, self.defines["OUT_TILES"])}
         self.normalised, self.xz = zeros(sizes.D_pitch), zeros(2 * sizes.E_tiles * TILE)
@@ -67,32 +74,43 @@ class Wide:
         """In order; ssm (slots, layers, E, N_pitch) and conv (slots, layers, E, W - 1) float32 are updated."""
         s, count = self.sizes, self.columns
         ids, begin, after = self.batch.view(3, count)
-        walks = -(-count // self.walk)
         logits = (self.logits, self.logits.shape[1])
         select_shared = s.E_pitch // SLICE * SELECT_COLUMNS * TILE * 4
 
         for layer in range(s.layers):
             channels, here = weights.channels[layer], ids if layer == 0 else None
-            conv_slots, ssm_slots = (conv[:, layer], conv.stride(0)), (ssm[:, layer], ssm.stride(0))
-            yield self._norm(weights, layer)
+            states = (ssm[:, layer], ssm.stride(0), conv[:, layer], conv.stride(0), begin if self.brings_near else None)
+            yield self._norm(weights, layer, *states)
             yield self._product("in_product", "IN", 2 * s.E_tiles, self.normalised, weights.in_[layer], self.xz)
-            walk = (self.xz, channels, *conv_slots, begin, after, self.u, count)
-            yield Launch("convolve_columns", (-(-s.E // THREADS), -(-count // CONV_WALK)), THREADS, walk)
+            yield self._convolve(self.xz, channels, conv[:, layer], conv.stride(0), begin, after, self.u)
             select = (self.u, weights.select[layer], self.selected, count)
             grid = (s.select_tiles, -(-count // SELECT_COLUMNS))
             yield Launch("select_columns", grid, 32 * SELECT_WARPS, select, select_shared)
-            scan = (self.xz, self.u, self.selected, channels, *ssm_slots, begin, after, self.y, count)
-            grid = (-(-s.E * PARTS // THREADS), walks)
-            yield Launch("scan_columns", grid, THREADS, scan)
+            scan = (self.xz, self.u, self.selected, channels, ssm[:, layer], ssm.stride(0), begin, after, self.y)
+            yield self._scan(*scan)
             out = (self.y, weights.out[layer], self.stream, weights.embedding, here)
             yield self._product("out_product", "OUT", s.D_tiles, *out)
-        yield self._norm(weights, s.layers)
+        yield self._norm(weights, s.layers, None, 0, None, 0, None)
         yield self._product("head_product", "HEAD", s.V_tiles, self.normalised, weights.head, *logits)
 
-    def _norm(self, weights: Weights, layer: int) -> Launch:
+    def _norm(self, weights: Weights, layer: int, *states: Tensor | int | None) -> Launch:
         table, ids = (weights.embedding, self.batch[: self.columns]) if layer == 0 else (self.stream, None)
-        arguments = (table, ids, weights.norms[layer], self.normalised, self.columns)
+        arguments = (table, ids, weights.norms[layer], self.normalised, *states, self.columns)
         return Launch("normalise_columns", (-(-self.columns // 2),), 64, arguments)
+
+    def _convolve(self, *arguments: Tensor | int) -> Launch:
+        s, channels = self.sizes, 4 if self.sizes.E % 4 == 0 else 1
+        grid = (-(-s.E // (channels * WALK_THREADS)), -(-self.columns // self.conv_columns))
+        shared = WALK_THREADS * channels * (s.W - 1) * 4
+        return Launch("convolve_columns", grid, WALK_THREADS, (*arguments, self.columns), shared)
+
+    def _scan(self, *arguments: Tensor | int) -> Launch:
+        s = self.sizes
+        grid = (-(-s.E * PARTS // WALK_THREADS), -(-self.columns // self.scan_columns))
+        quads = s.R_pitch // PARTS // 4 | 1  # of a part of dt's inputs, see DT_PITCH
+        shared = self.scan_columns * (PARTS * quads * 4 + 2 * s.N_pitch) * 4
+        shared += (self.scan_ahead + 1) * WALK_THREADS * s.N_pitch * 4
+        return Launch("scan_columns", grid, WALK_THREADS, (*arguments, self.columns), shared)
 
     def _product(self, name: str, kind: str, tiles: int, *arguments: Tensor | int | None) -> Launch:
         share = self.defines[f"{kind}_TILES"]
