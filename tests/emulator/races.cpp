@@ -216,9 +216,7 @@ void copy(void* shared, const void* global, unsigned bytes, const Barrier& barri
 
 void check(const void* address, size_t bytes, bool write, const Frame* site) {
     current()->site = site;
-    const Block& home = *current()->home;
-    bool shared = address >= home.shared && (const char*)address < home.shared + home.shared_bytes;
-    if (active() && !shared) check_bounds(*current(), (const char*)address, bytes, write);
+    if (active()) check_bounds(*current(), (const char*)address, bytes, write);
 }
 
 // Memory that is given out again has no history.
