@@ -138,7 +138,8 @@ void arrive(Barrier& barrier);
 void acquire(const Knowledge& from);
 void complete(const Block& home, Barrier& barrier);
 void copy(void* shared, const void* global, unsigned bytes, const Barrier& barrier, const Frame* site);
-void check(const void* address, size_t bytes, bool write, const Frame* site);
+void check(const void* address, size_t bytes, bool write, const Frame* site);  // that a launch may
+void touch(const void* address, size_t bytes, bool write, const Frame* site);  // as the thread itself
 void forget(const void* memory, size_t bytes);
 }  // namespace order
 

@@ -219,6 +219,10 @@ void check(const void* address, size_t bytes, bool write, const Frame* site) {
     if (active()) check_bounds(*current(), (const char*)address, bytes, write);
 }
 
+void touch(const void* address, size_t bytes, bool write, const Frame* site) {
+    if (active()) access(address, bytes, write, site);
+}
+
 // Memory that is given out again has no history.
 void forget(const void* memory, size_t bytes) {
     if (!active()) return;

@@ -157,8 +157,8 @@ void async_copy(void* shared, const void* global, unsigned bytes, unsigned valid
     if ((uintptr_t)shared % bytes || (uintptr_t)global % bytes) fail("an asynchronous copy off its alignment");
     if (to < me->home->shared || to + bytes > me->home->shared + me->home->shared_bytes)
         fail("an asynchronous copy to byte %td of %zu of shared memory", to - me->home->shared, me->home->shared_bytes);
-    if (valid) order::check(global, valid, false, SITE), (void)*(volatile const char*)global;
-    order::check(shared, bytes, true, SITE);
+    if (valid) order::touch(global, valid, false, SITE), (void)*(volatile const char*)global;
+    order::touch(shared, bytes, true, SITE);
     memset(shared, UNWRITTEN, bytes);
     me->asked.push_back({shared, global, bytes, valid});
 }
@@ -170,7 +170,7 @@ void async_wait(unsigned open) {
     auto& groups = current()->groups;
     for (; groups.size() > open; groups.erase(groups.begin()))
         for (const AsyncCopy& copy : groups.front()) {
-            order::check(copy.to, copy.bytes, true, SITE);
+            order::touch(copy.to, copy.bytes, true, SITE);
             memcpy(copy.to, copy.from, copy.valid);
             memset((char*)copy.to + copy.valid, 0, copy.bytes - copy.valid);
         }
