@@ -20,6 +20,11 @@ constexpr int NAMED = 16;            // barriers of a block
 constexpr unsigned BARRIERS = 64;    // mbarriers of a block, when races are looked for
 constexpr unsigned char UNWRITTEN = 0xff, FENCE = 0xa5;
 
+struct Later {
+    void (*done)(const void* record);
+    std::vector<char> record;
+};
+
 // Vector clocks: the last event of each timeline (a thread's, or an mbarrier's) known to have happened. Threads that
 // have just met know the same and share it.
 using Clock = std::vector<unsigned>;
@@ -41,6 +46,8 @@ struct Thread : Here {  // lies at the top of its own stack
     const char* waits;  // what for; null while it can run
     const Frame* site;  // of the function of the emulator that it is in
     Frame fault;
+    std::vector<Later> begun;  // asynchronous instructions, of which the first `committed` can be waited for
+    size_t committed;
     unsigned detail[2];
     unsigned mask;  // of a warp's meeting
     void* record;

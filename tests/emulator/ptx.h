@@ -75,6 +75,23 @@ template <class Layout>
 EMULATED void multiply(Product& record) {
     meet("a matrix product", false, 0xffffffffu, &record, multiply_all<Layout>);
 }
+
+struct Matrices {  // what ldmatrix gives: lane l's row is row l % 8 of matrix l / 8
+    unsigned row[4], v[4];
+};
+inline void load_matrices_all(void** records, unsigned) {
+    for (int lane = 0; lane < 32; lane++)
+        for (int i = 0; i < 4; i++)
+            ((Matrices*)records[lane])->v[i] = ((Matrices*)records[i * 8 + lane / 4])->row[lane % 4];
+}
+EMULATED void ldmatrix_sync_aligned_m8n8_x4_shared_b16(unsigned& x, unsigned& y, unsigned& z, unsigned& w,
+                                                       unsigned at) {
+    uint4 row = *(const uint4*)(here->dynamic_shared + at);
+    Matrices record = {{row.x, row.y, row.z, row.w}};
+    meet("ldmatrix", false, 0xffffffffu, &record, load_matrices_all);
+    x = record.v[0], y = record.v[1], z = record.v[2], w = record.v[3];
+}
+
 using Bf16 = Pairs<from_bf16>;
 using F16 = Pairs<from_f16>;
 
@@ -98,6 +115,78 @@ EMULATED void mma_sync_aligned_m16n8k8_row_col_f32_tf32_tf32_f32(float& d0, floa
 PRODUCT(bf16, Bf16)
 PRODUCT(f16, F16)
 #undef PRODUCT
+
+// The same by four warps for 64 rows, with operands in shared memory: each lane makes what `multiply_all` would give
+// it, when it waits for that. Descriptors (PTX, matrix descriptor) without a swizzle.
+struct Matrix {
+    const char* first;
+    size_t next_inputs, next_rows;  // bytes to the other 8 inputs, and to the next 8 rows
+    explicit Matrix(u64 descriptor) {
+        auto field = [=](int bit) { return (descriptor >> bit & 0x3fff) * 16; };
+        if (descriptor >> 49) fail("a matrix descriptor %llx with a swizzle or a base offset", descriptor);
+        first = here->dynamic_shared + field(0), next_inputs = field(16), next_rows = field(32);
+    }
+    template <class Layout>
+    void row(float (&values)[16], int which) const {
+        for (int half = 0; half < 2; half++) {
+            uint4 v = *(const uint4*)(first + which / 8 * next_rows + which % 8 * 16 + half * next_inputs);
+            const unsigned pairs[] = {v.x, v.y, v.z, v.w};
+            for (int k = 0; k < 8; k++) values[half * 8 + k] = Layout::half(pairs[k / 2], k);
+        }
+    }
+};
+struct GroupProduct {
+    float* d;
+    int tiles, add;
+    u64 a, b;
+};
+template <class Layout>
+void multiply_later(const void* record) {
+    GroupProduct p = *(const GroupProduct*)record;
+    Matrix a(p.a), b(p.b);
+    int warp = here->thread.x / 32 % 4, lane = here->thread.x % 32;
+    float rows[2][16], outputs[16];
+    for (int half = 0; half < 2; half++) a.row<Layout>(rows[half], warp * 16 + half * 8 + lane / 4);
+    for (int i = 0; i < p.tiles * 2; i++) {
+        b.row<Layout>(outputs, i / 2 * 8 + lane % 4 * 2 + i % 2);
+        for (int half = 0; half < 2; half++) {
+            float& d = p.d[i / 2 * 4 + half * 2 + i % 2];
+            float sum = p.add ? d : 0.f;
+            for (int k = 0; k < 16; k++) sum += rows[half][k] * outputs[k];
+            d = sum;
+        }
+    }
+}
+template <class Layout, int COUNT, class... Operands>
+EMULATED void multiply_group(float& first, Operands&&... operands) {
+    static_assert(sizeof...(operands) == COUNT + 2, "the sums, two descriptors, and whether they are added to");
+    const void* places[] = {&first, &operands...};
+    for (int i = 0; i < COUNT; i++)
+        if (places[i] != &first + i) fail("the emulator takes sums of a warpgroup's product that lie together");
+    GroupProduct record = {&first, COUNT / 4, *(const int*)places[COUNT + 2], *(const u64*)places[COUNT],
+                           *(const u64*)places[COUNT + 1]};
+    meet("a product of a warpgroup", false, 0xffffffffu, &record, nothing);
+    begin_later(multiply_later<Layout>, &record, sizeof record);
+}
+#define GROUP_PRODUCT(outputs, type, layout)                                                                           \
+    template <class... Operands>                                                                                       \
+    EMULATED void wgmma_mma_async_sync_aligned_m64n##outputs##k16_f32_##type##_##type(Operands&&... operands) {        \
+        multiply_group<layout, outputs / 2>(operands...);                                                              \
+    }
+#define GROUP_PRODUCTS(outputs) GROUP_PRODUCT(outputs, bf16, Bf16) GROUP_PRODUCT(outputs, f16, F16)
+GROUP_PRODUCTS(16)
+GROUP_PRODUCTS(32)
+GROUP_PRODUCTS(64)
+GROUP_PRODUCTS(128)
+#undef GROUP_PRODUCTS
+#undef GROUP_PRODUCT
+EMULATED void wgmma_fence_sync_aligned() {}
+EMULATED void wgmma_commit_group_sync_aligned() { commit_begun(); }
+EMULATED void wgmma_wait_group_sync_aligned() {
+    finish_committed();
+    char record;
+    meet("wgmma.wait_group", true, 0xffffffffu, &record, nothing);
+}
 
 // Barriers and asynchronous copies; an address in shared memory counts from the first dynamic byte.
 EMULATED u64* barrier_of(unsigned address) { return (u64*)(here->dynamic_shared + address); }

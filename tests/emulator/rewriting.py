@@ -96,7 +96,7 @@ def rewrite_assembler(text: str) -> str:
 def instruction(code: str) -> str:
     """The name, with _ for . and ::, of the one instruction of an `asm`, beside the forming of a predicate."""
     statements = [part.strip(" {}\n") for part in "".join(re.findall(r'"([^"]*)"', code)).split(";")]
-    names = [part.split()[0] for part in statements if part and not part.startswith((".reg", "selp"))]
+    names = [part.split()[0] for part in statements if part and not part.startswith((".reg", "selp", "setp"))]
     if len(names) != 1:
         raise ValueError(f"the emulator takes one instruction an asm, not {code}")
     return re.sub(r"[.:]+", "_", names[0])

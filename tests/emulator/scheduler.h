@@ -51,6 +51,10 @@ const char* launch(const Launch& launch, const Kernel& kernel);
 // All lanes of `mask` hand in a record; the last one calls `combine` with all of them. The same `combine` for all.
 // `orders`: what a lane did before is seen by the others after.
 void meet(const char* what, bool orders, unsigned mask, void* record, void (*combine)(void** records, unsigned mask));
+// What an asynchronous instruction does, with a copy of its record, when its thread waits for those it has committed.
+void begin_later(void (*done)(const void* record), const void* record, size_t bytes);
+void commit_begun();
+void finish_committed();
 void sync_block();
 void sync_named(int id, int threads);
 void take_turns();    // lets the others run

@@ -64,6 +64,21 @@ void sync_named(int id, int threads) {
     sync(id, (unsigned)threads, "block_sync of barrier %u for %u threads", SITE);
 }
 
+void begin_later(void (*done)(const void* record), const void* record, size_t bytes) {
+    current()->begun.push_back({done, std::vector<char>((const char*)record, (const char*)record + bytes)});
+}
+void commit_begun() { current()->committed = current()->begun.size(); }
+void finish_committed() {
+    Thread* me = current();
+    for (size_t i = 0; i < me->committed; i++) {
+        alignas(16) char record[256];  // on the thread's own stack, where nobody looks for races
+        memcpy(record, me->begun[i].record.data(), me->begun[i].record.size());
+        me->begun[i].done(record);
+    }
+    me->begun.erase(me->begun.begin(), me->begun.begin() + me->committed);
+    me->committed = 0;
+}
+
 void* shared_variable(const void* key, size_t bytes) {
     std::vector<char>& place = current()->home->variables[key];
     if (place.empty()) {

@@ -89,3 +89,15 @@ def test_decoding_compiles(arch: str) -> None:
     many = wide.Wide(sizes, 64, 256, torch.device("cpu"))
     spilled = compile_and_print(arch, *wide.SOURCES, **many.defines)
     assert arch != TUNED or not any(spilled.values()), spilled
+
+
+@pytest.mark.parametrize("columns", [64, 4096])
+def test_products_of_warpgroups_do_not_spill(columns: int) -> None:
+    """With the smallest thread blocks and with the largest."""
+    sizes = Sizes(
+        D=1024, E=2048, N=16, R=64, W=4, V=256, layers=53, layer_norm=True, norm_bias=False, eps=1e-5,
+        dtype=torch.bfloat16,
+    )  # fmt: skip
+    many = wide.Wide(sizes, columns, 256, torch.device("cpu"), warpgroups=True)
+    spilled = compile_and_print(nvrtc.WARPGROUPS, *wide.SOURCES, **many.defines)
+    assert not any(spilled[f"{name}_product"] for name in ("in", "out", "head")), spilled

@@ -178,7 +178,8 @@ class _Many:
     """At most so many columns by the wide kernels; the graph is captured again when the states have moved."""
 
     def __init__(self, sizes: Sizes, columns: int, outputs: int, device: torch.device) -> None:
-        self._wide = Wide(sizes, columns, outputs, device)
+        warpgroups = nvrtc.architecture(device) == nvrtc.WARPGROUPS
+        self._wide = Wide(sizes, columns, outputs, device, warpgroups=warpgroups)
         self._batch = torch.zeros(self._wide.batch.shape, dtype=torch.int32, pin_memory=True)
         self._filled = self._batch.numpy().reshape(3, -1)  # id, begin and after of each column
         self._logits = torch.zeros(columns, outputs, pin_memory=True)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 OPS = Path(__file__).parent
 IO_CODES = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
+WARPGROUPS = "sm_90a"  # the one architecture whose warps can multiply by fours (wgmma)
 # A block gets more than this much shared memory only after the driver is asked for it.
 STATIC_SHARED_LIMIT = 48 * 1024
 # Kernels reach the rows of a block, at most 128, by 32-bit offsets from the first.
@@ -160,8 +161,7 @@ class Kernel:
             raise RuntimeError(f"the GPU could not run {blocks} blocks of {self.name} together ({status.name})")
 
     def _load(self, device: int, shared: int) -> Any:
-        major, minor = torch.cuda.get_device_capability(device)
-        kernel = _module(self.sources, self.defines, f"sm_{major}{minor}").get_kernel(self.name)
+        kernel = _module(self.sources, self.defines, architecture(device)).get_kernel(self.name)
         if shared > STATIC_SHARED_LIMIT:
             _allow_shared(kernel, device, shared)
         return kernel
@@ -186,6 +186,12 @@ def _current_device() -> int:
 def get(sources: tuple[str, ...], name: str, **defines: int) -> Kernel:
     """The kernel `name` of the joined sources under these macros; one object per combination."""
     return Kernel(sources, name, tuple(sorted(defines.items())))
+
+
+def architecture(device: torch.device | int) -> str:
+    """What NVRTC calls a GPU ("sm_100"), with all that it can do ("sm_90a")."""
+    major, minor = torch.cuda.get_device_capability(device)
+    return WARPGROUPS if (major, minor) == (9, 0) else f"sm_{major}{minor}"
 
 
 @functools.cache

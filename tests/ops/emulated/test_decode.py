@@ -123,10 +123,10 @@ def few(stack: Stack, capacity: int, *, seed: int = 0, blocks: int = 10) -> Resu
     return results
 
 
-def many(stack: Stack, *, seed: int = 0) -> Results:
+def many(stack: Stack, *, seed: int = 0, warpgroups: bool = False) -> Results:
     """By the kernels for many columns."""
     results, s = stack.fresh(), stack.sizes
-    plan = wide.Wide(s, len(COLUMNS), s.V, CPU)
+    plan = wide.Wide(s, len(COLUMNS), s.V, CPU, warpgroups=warpgroups)
     ids, before, after = zip(*COLUMNS, strict=True)
     batch = [*ids, *wide.begins(before, after), *after]
     plan.batch.copy_(torch.tensor(batch, dtype=torch.int32))
@@ -154,12 +154,26 @@ def test_the_same_bits_by_the_byte_and_by_many(stack: Stack) -> None:
     together = few(stack, len(COLUMNS))
     assert few(stack, 1, blocks=3, seed=1) == together
     assert many(stack) == together
+    assert many(stack, warpgroups=True) == together
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_the_same_bits_in_any_order_of_events(stack: Stack, seed: int) -> None:
     assert few(stack, len(COLUMNS), seed=seed) == few(stack, len(COLUMNS))
-    assert many(stack, seed=seed) == many(stack)
+    for warpgroups in (False, True):
+        assert many(stack, seed=seed, warpgroups=warpgroups) == many(stack)
+
+
+@pytest.mark.parametrize(("blocks", "tiles"), [(1, 16), (10, 8), (20, 4)])
+def test_the_same_bits_by_thread_blocks_of_any_size(
+    stack: Stack, blocks: int, tiles: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = many(stack)
+    monkeypatch.setattr(wide, "BLOCKS", blocks)
+    for warpgroups, most in ((False, 8), (True, 16)):
+        plan = wide.Wide(SIZES, len(COLUMNS), SIZES.V, CPU, warpgroups=warpgroups)
+        assert plan.defines["IN_TILES"] == min(tiles, most)
+        assert many(stack, warpgroups=warpgroups) == alone
 
 
 def test_tags_begin_anew_before_they_wrap_around() -> None:

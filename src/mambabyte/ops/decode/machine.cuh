@@ -20,6 +20,17 @@ __device__ __forceinline__ void mma(float (&d)[4], const unsigned (&a)[4], unsig
 
 __device__ __forceinline__ unsigned shared_address(const void* p) { return (unsigned)__cvta_generic_to_shared(p); }
 
+// Four matrices of 8 rows of 8 16-bit values in shared memory: lane l tells where row l % 8 of matrix l / 8 lies, and
+// gets of each matrix what `mma` wants of it, values 2 (l % 4) and the next of row l / 4.
+__device__ __forceinline__ uint4 load_matrices(const void* row) {
+    uint4 v;
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "r"(shared_address(row))
+                 : "memory");
+    return v;
+}
+
 __device__ __forceinline__ void barrier_init(u64* barrier, unsigned arrivals) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
 }

@@ -63,14 +63,13 @@ def pack(
 def blocks(matrix: Tensor, dtype: torch.dtype) -> Tensor:
     """(outputs, inputs) -> (tiles, slices, BLOCK_BYTES) uint8, zero beyond the matrix.
 
-    A block holds 8 outputs by 128 inputs as the lanes of a warp read it for mma.m16n8k16: [4][lane][8], where lane
-    4 n + q has of output n the inputs 32 q to 32 q + 31, 8 at a time. Which of a lane's inputs meets which place in the
-    instruction does not matter, as long as the other operand is read alike.
+    A block holds 8 outputs by 128 inputs, [8 inputs of 128][output][8 inputs]: the matrices of 8 rows of 16 bytes that
+    ldmatrix and wgmma read, each on 128 bytes that lie together.
     """
     outputs, inputs = up(matrix.shape[0], TILE), up(matrix.shape[1], SLICE)
     tiles, slices = outputs // TILE, inputs // SLICE
-    padded = _padded(matrix.to(dtype), outputs, inputs).view(tiles, TILE, slices, 4, 4, 8)
-    return padded.permute(0, 2, 4, 1, 3, 5).contiguous().view(torch.uint8).view(tiles, slices, BLOCK_BYTES)
+    padded = _padded(matrix.to(dtype), outputs, inputs).view(tiles, TILE, slices, SLICE // 8, 8)
+    return padded.permute(0, 2, 3, 1, 4).contiguous().view(torch.uint8).view(tiles, slices, BLOCK_BYTES)
 
 
 def _alternating(in_proj: Tensor, sizes: Sizes) -> Tensor:

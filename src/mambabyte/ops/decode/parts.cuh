@@ -9,7 +9,7 @@
 #pragma once
 
 constexpr int SLICE = 128, TILE = 8;                 // inputs and outputs of a block of weights
-constexpr int BLOCK_BYTES = SLICE * TILE * 2;        // [4][32 lanes][8 inputs] of a 16-bit type
+constexpr int BLOCK = SLICE * TILE, BLOCK_BYTES = BLOCK * 2;  // [8 inputs of 128][8 outputs][8 inputs] of 16 bits
 constexpr int D_SLICES = (D + SLICE - 1) / SLICE, E_SLICES = (E + SLICE - 1) / SLICE;
 constexpr int D_PITCH = D_SLICES * SLICE, E_PITCH = E_SLICES * SLICE;
 constexpr int D_TILES = (D + TILE - 1) / TILE, E_TILES = (E + TILE - 1) / TILE;
@@ -23,17 +23,30 @@ constexpr int SELECT = R + 2 * N, SELECT_TILES = (SELECT + TILE - 1) / TILE;
 constexpr int SELECT_PITCH = SELECT_TILES * TILE > R_PITCH ? SELECT_TILES * TILE : R_PITCH;
 constexpr int CONV_STATE = W - 1;
 
-// A slice's product of 16 columns (low: column lane / 4, high: that plus 8; this lane's 32 inputs of each) with the 8
-// outputs of a block of weights.
+// A lane's part of a block in shared memory, as matrix instructions take it: of row lane / 4 the pair lane % 4 of each
+// 8 inputs, [4][8 inputs of 32].
+__device__ __forceinline__ void take_block(uint4 (&part)[4], const void* block, int lane) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) part[i] = load_matrices((const uint4*)block + i * 32 + lane);
+}
+// The same in global memory.
+__device__ __forceinline__ void read_block(uint4 (&part)[4], const void* block, int lane) {
+    const unsigned* pairs = (const unsigned*)block + lane;
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        part[i] = make_uint4(pairs[i * 128], pairs[i * 128 + 32], pairs[i * 128 + 64], pairs[i * 128 + 96]);
+}
+
+// A slice's product of 16 columns (low: column lane / 4, high: that plus 8) with 8 outputs, all as `take_block` has
+// them. Of each 32 inputs the first chain has the first 16.
 __device__ __forceinline__ void multiply(float (&d)[4], const uint4 (&low)[4], const uint4 (&high)[4],
-                                         const uint4* weights) {
+                                         const uint4 (&weights)[4]) {
     float odd[4] = {0.f, 0.f, 0.f, 0.f};
     d[0] = d[1] = d[2] = d[3] = 0.f;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        uint4 w = weights[i * 32];
-        mma(d, {low[i].x, high[i].x, low[i].y, high[i].y}, w.x, w.y);
-        mma(odd, {low[i].z, high[i].z, low[i].w, high[i].w}, w.z, w.w);
+        mma(d, {low[i].x, high[i].x, low[i].y, high[i].y}, weights[i].x, weights[i].y);
+        mma(odd, {low[i].z, high[i].z, low[i].w, high[i].w}, weights[i].z, weights[i].w);
     }
 #pragma unroll
     for (int i = 0; i < 4; i++) d[i] += odd[i];

@@ -46,17 +46,16 @@ __device__ void fetch_all(const Model& m, Shared& s, Place& me) {
 
 // A lane's part of a slice of 8 columns, for `multiply`: from the normalised columns, or from the mail.
 __device__ __forceinline__ void take_columns(uint4 (&part)[4], const Shared& s, int lane, int slice, int columns) {
-    int row = lane / 4, place = slice * SLICE + lane % 4 * 32;
+    const io_t* row = &s.columns[min(lane % 8, columns - 1)][slice * SLICE + lane / 8 * 8];
 #pragma unroll
-    for (int i = 0; i < 4; i++) part[i] = row < columns ? ((const uint4*)&s.columns[row][place])[i] : uint4();
+    for (int i = 0; i < 4; i++) part[i] = load_matrices(row + i * 32);
 }
 __device__ __forceinline__ void take_mail(uint4 (&part)[4], const u64* mail, int lane, int slice, int columns,
                                           unsigned tag) {
-    int row = lane / 4, place = slice * SLICE + lane % 4 * 32;
-    constexpr int SENT = E_TILES * TILE;  // beyond, nobody writes
-    int pairs = SENT % SLICE == 0 ? 8 : min(8, (SENT - place) / 4);
+    int row = lane / 4, place = slice * SLICE + lane % 4 * 2;
+    int pieces = E_TILES % 16 == 0 ? 16 : min(16, E_TILES - slice * 16);  // beyond, nobody writes
     uint2 data[8] = {};
-    if (row < columns && pairs > 0) open_mail(data, mail + mail_place(row, place), 64, pairs, tag);
+    if (row < columns) open_mail(data, mail + mail_place(row, place), 64, pieces, tag);
 #pragma unroll
     for (int i = 0; i < 4; i++)
         part[i] = make_uint4(data[2 * i].x, data[2 * i].y, data[2 * i + 1].x, data[2 * i + 1].y);
@@ -80,7 +79,9 @@ __device__ __forceinline__ void multiply_tiles(Shared& s, Place& me, int tiles, 
         barrier_wait(&s.full[me.stage], me.parity);
         if (mine) {
             float d[4];
-            multiply(d, part, none, (const uint4*)(s.ring[me.stage] + me.warp * BLOCK_BYTES) + lane);
+            uint4 weights[4];
+            take_block(weights, s.ring[me.stage] + me.warp * BLOCK_BYTES, lane);
+            multiply(d, part, none, weights);
             float* sums = s.sums + (task * COLUMNS + row) * TILE + output;
             if (row < columns) *(float2*)sums = make_float2(d[0], d[1]);
         }
@@ -289,7 +290,7 @@ __device__ __forceinline__ void states_of_rows(const Model& m, const Batch& batc
     for (int i = threadIdx.x; i < batch.width() * PAIRS; i += THREADS) {
         int column = i / PAIRS, place = i % PAIRS * 2;
         uint2 data[1];
-        open_mail(data, m.selected + (i64)column * SELECT_PITCH + place, 2, 1, tag);
+        open_mail(data, m.selected + (i64)column * SELECT_PITCH + place, 2, 2, tag);
         *(float2*)&s.selected[column][place] = make_float2(__uint_as_float(data[0].x), __uint_as_float(data[0].y));
     }
     meet();

@@ -74,11 +74,11 @@ struct Place {
 
 __device__ __forceinline__ void meet() { block_sync(1, THREADS); }
 
-// Where the mail of a pair of channels lies: [slice][4 channels of 32][column][32 channels][pair], so that a
-// warp that reads a slice of 8 columns reads whole lines.
+// Where the mail of a pair of channels lies: [slice][16 channels][column][pair of 8 channels][8 channels of 16], so that
+// a warp that reads a slice of 8 columns reads whole lines, and a lane what `take_block` would give it.
 __device__ __forceinline__ int mail_place(int column, int k) {
-    int row = (k / SLICE * 8 + k % 32 / 4) * 8 + column;
-    return row * 8 + k % SLICE / 32 * 2 + k % 4 / 2;
+    int row = k / 16 * 8 + column;
+    return row * 8 + k % 8 / 2 * 2 + k % 16 / 8;
 }
 
 // Where that of a float of the stream lies: [slice][half of a quad][quad][2].
@@ -86,20 +86,21 @@ __device__ __forceinline__ i64 stream_place(int column, int k) {
     return (i64)column * D_PITCH + k / SLICE * SLICE + k % 4 / 2 * (SLICE / 2) + k % SLICE / 4 * 2 + k % 2;
 }
 
-// COUNT pairs of neighbouring pieces of mail, `stride` pieces apart, once they all have this tag. Those from `count`
-// on, at least 1, are nobody's and read as zeros.
+// COUNT pairs of neighbouring pieces of mail, `stride` pieces apart, once they all have this tag. Of the pieces those
+// from `count` on, at least 1, are nobody's and read as zeros.
 template <int COUNT>
 __device__ __forceinline__ void open_mail(uint2 (&data)[COUNT], const u64* mail, int stride, int count, unsigned tag) {
     unsigned wrong;
     do {
         u64 a[COUNT], b[COUNT];
 #pragma unroll
-        for (int i = 0; i < COUNT; i++) get(mail + (i < count ? i : 0) * stride, a[i], b[i]);
+        for (int i = 0; i < COUNT; i++) get(mail + (2 * i < count ? i : 0) * stride, a[i], b[i]);
         wrong = 0;
 #pragma unroll
         for (int i = 0; i < COUNT; i++) {
-            wrong |= (unsigned)(a[i] >> 32) ^ tag | (unsigned)(b[i] >> 32) ^ tag;
-            data[i] = i < count ? make_uint2((unsigned)a[i], (unsigned)b[i]) : uint2();
+            bool second = 2 * i + 1 < count;
+            wrong |= (unsigned)(a[i] >> 32) ^ tag | (second ? (unsigned)(b[i] >> 32) ^ tag : 0);
+            data[i] = make_uint2(2 * i < count ? (unsigned)a[i] : 0, second ? (unsigned)b[i] : 0);
         }
         if (wrong) look_again();
     } while (wrong);

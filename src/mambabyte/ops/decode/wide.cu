@@ -4,7 +4,8 @@
 // Columns of a sequence are neighbours, in the order of time: begin[column] is the slot of the state that the sequence
 // starts from, or -1 where it goes on from the column before; after[column] the slot that takes the state after it.
 //
-// From the host, beside what parts.cuh needs: IN_TILES, OUT_TILES and HEAD_TILES, the tiles of outputs of a block.
+// From the host, beside what parts.cuh needs: WGMMA, whether the products are those of warpgroup.cuh; IN_TILES,
+// OUT_TILES and HEAD_TILES, the tiles of outputs of a block.
 //
 // What a product reads lies as its warps read it, the slice of 64 columns together: see `place_of`.
 
@@ -13,13 +14,12 @@ extern __shared__ __align__(128) unsigned char memory[];
 constexpr int GROUP = 64;                  // columns of a block
 constexpr int GROUP_SLICE = GROUP * SLICE;  // elements
 
-// Where input k of a column lies: [group][slice][16 columns][8 inputs of 32][8 columns][column][32 inputs][8 inputs].
+// Where input k of a column lies: [group][slice][8 columns], blocks as those of weights.
 __device__ __forceinline__ int place_of_column(unsigned column, int slices) {
-    unsigned part = column % GROUP / 16 * 8 + column % 16 / 8;
-    return column / GROUP * slices * GROUP_SLICE + (part * 32 + column % 8 * 4) * 8;
+    return column / GROUP * slices * GROUP_SLICE + column % GROUP / TILE * BLOCK + column % TILE * 8;
 }
 __device__ __forceinline__ int place_of_input(unsigned k) {
-    return k / SLICE * GROUP_SLICE + (k % 32 / 8 * 2 * 32 + k % SLICE / 32) * 8 + k % 8;
+    return k / SLICE * GROUP_SLICE + k % SLICE / 8 * (TILE * 8) + k % 8;
 }
 __device__ __forceinline__ int place_of(int column, int k, int slices) {
     return place_of_column(column, slices) + place_of_input(k);
@@ -53,13 +53,15 @@ extern "C" __global__ void __launch_bounds__(64, 8)
     }
 }
 
-constexpr int WIDE_WARPS = 4;  // that multiply, 2 by 2; one more copies
+constexpr int WIDE_WARPS = 4;                // that multiply; one more copies
+constexpr int WIDE_BLOCKS = WGMMA ? 1 : 2;   // of a multiprocessor
 
-// A block multiplies 64 columns with TILES tiles of outputs, a warp 32 columns with half of the tiles.
+// A block multiplies 64 columns with TILES tiles of outputs, a warp 32 columns with half of the tiles or, where a
+// warpgroup multiplies, 16 columns with all of them.
 template <int TILES>
 struct Wide {
-    static constexpr int STAGES = TILES > 4 ? 3 : TILES > 2 ? 4 : 8;  // two large blocks fit a multiprocessor
-    static constexpr int DOWN = 2, ACROSS = TILES / 2;
+    static constexpr int STAGES = WGMMA ? (TILES > 8 ? 4 : TILES > 4 ? 6 : 8) : TILES > 4 ? 3 : TILES > 2 ? 4 : 8;
+    static constexpr int DOWN = WGMMA ? 1 : 2, ACROSS = WGMMA ? TILES : TILES / 2;
     struct Stage {
         unsigned char weights[TILES][BLOCK_BYTES];
         io_t columns[GROUP_SLICE];
@@ -91,9 +93,36 @@ struct Wide {
         }
     }
 
+    // A warp's first 16 columns and first tile.
+    static __device__ __forceinline__ int first_down(int warp) { return WGMMA ? warp : warp / 2 * DOWN; }
+    static __device__ __forceinline__ int first_across(int warp) { return WGMMA ? 0 : warp % 2 * ACROSS; }
+
+#if WGMMA
+    // All slices of the block's columns and outputs, the chains of `multiply` side by side.
+    static __device__ __forceinline__ void multiply_slices(Products& p, Shared& s, int slices) {
+#pragma unroll 1
+        for (int slice = 0; slice < slices; slice++) {
+            int stage = slice % STAGES;
+            barrier_wait(&s.full[stage], slice / STAGES % 2);
+            u64 columns = matrix_of(s.stages[stage].columns), weights = matrix_of(s.stages[stage].weights);
+            float chains[2][TILES * 4];
+            fence_products();
+#pragma unroll
+            for (int i = 0; i < SLICE / 16; i++)
+                begin_product(chains[i % 2], columns + i * NEXT_INPUTS, weights + i * NEXT_INPUTS, i >= 2);
+            finish_products();
+            if (threadIdx.x % 32 == 0) barrier_arrive(&s.empty[stage]);
+#pragma unroll
+            for (int i = 0; i < TILES * 4; i++) {
+                float sum = chains[0][i] + chains[1][i], &to = p.sum[0][i / 4][i % 4];
+                to = slice == 0 ? sum : to + sum;
+            }
+        }
+    }
+#else
     // All slices of a warp's columns and outputs, the chains of `multiply` side by side.
     static __device__ __forceinline__ void multiply_slices(Products& p, Shared& s, int slices) {
-        int warp = threadIdx.x / 32, lane = threadIdx.x % 32, down = warp / 2 * DOWN, across = warp % 2 * ACROSS;
+        int warp = threadIdx.x / 32, lane = threadIdx.x % 32, down = first_down(warp), across = first_across(warp);
 #pragma unroll 1
         for (int slice = 0; slice < slices; slice++) {
             int stage = slice % STAGES;
@@ -105,11 +134,11 @@ struct Wide {
                 uint4 weights[ACROSS];
 #pragma unroll
                 for (int n = 0; n < ACROSS; n++)
-                    weights[n] = ((const uint4*)from.weights[across + n])[i * 32 + lane];
+                    weights[n] = load_matrices((const uint4*)from.weights[across + n] + i * 32 + lane);
 #pragma unroll
                 for (int m = 0; m < DOWN; m++) {
-                    const uint4* quads = (const uint4*)from.columns + (down + m) * 8 * 32 + lane;
-                    uint4 low = quads[2 * i * 32], high = quads[(2 * i + 1) * 32];
+                    const io_t* block = from.columns + (down + m) * 2 * BLOCK + (i * 32 + lane) * 8;
+                    uint4 low = load_matrices(block), high = load_matrices(block + BLOCK);
 #pragma unroll
                     for (int n = 0; n < ACROSS; n++) {
                         mma(chains[0][m][n], {low.x, high.x, low.y, high.y}, weights[n].x, weights[n].y);
@@ -130,6 +159,7 @@ struct Wide {
             if (lane == 0) barrier_arrive(&s.empty[stage]);
         }
     }
+#endif
 
     // What a thread has of the block's products: `each` takes m, n, half, a column and an output.
     template <class Each>
@@ -141,7 +171,7 @@ struct Wide {
             for (int n = 0; n < ACROSS; n++)
 #pragma unroll
                 for (int half = 0; half < 2; half++) {
-                    int down = (warp / 2 * DOWN + m) * 16 + half * 8 + lane / 4, tile = warp % 2 * ACROSS + n;
+                    int down = (first_down(warp) + m) * 16 + half * 8 + lane / 4, tile = first_across(warp) + n;
                     int column = blockIdx.y * GROUP + down;
                     if (column < count && tile < here)
                         each(m, n, half, column, ((int)blockIdx.x * TILES + tile) * TILE + lane % 4 * 2);
@@ -182,7 +212,7 @@ struct Nothing {};
 __device__ __forceinline__ Nothing nothing(int, int) { return Nothing(); }
 
 // xz (count, tile of x, tile of z, ...).
-extern "C" __global__ void __launch_bounds__(32 * WIDE_WARPS + 32, 2)
+extern "C" __global__ void __launch_bounds__(32 * WIDE_WARPS + 32, WIDE_BLOCKS)
     in_product(const io_t* columns, const unsigned char* weights, io_t* xz, i64 count) {
     auto store = [&](int column, int output, float a, float b, Nothing) {
         *(unsigned*)(xz + column * (2 * E_TILES * TILE) + output) = pack2(a, b);
@@ -190,7 +220,7 @@ extern "C" __global__ void __launch_bounds__(32 * WIDE_WARPS + 32, 2)
     Wide<IN_TILES>::run(columns, weights, 2 * E_TILES, D_SLICES, count, nothing, store);
 }
 // Added to the stream (count, D_PITCH), or to the bytes' embeddings where id is given.
-extern "C" __global__ void __launch_bounds__(32 * WIDE_WARPS + 32, 2)
+extern "C" __global__ void __launch_bounds__(32 * WIDE_WARPS + 32, WIDE_BLOCKS)
     out_product(const io_t* y, const unsigned char* weights, float* stream, const float* table, const int* id,
                 i64 count) {
     auto load = [&](int column, int output) {
@@ -202,7 +232,7 @@ extern "C" __global__ void __launch_bounds__(32 * WIDE_WARPS + 32, 2)
     Wide<OUT_TILES>::run(y, weights, D_TILES, E_SLICES, count, load, store);
 }
 // logits (count, outputs).
-extern "C" __global__ void __launch_bounds__(32 * WIDE_WARPS + 32, 2)
+extern "C" __global__ void __launch_bounds__(32 * WIDE_WARPS + 32, WIDE_BLOCKS)
     head_product(const io_t* columns, const unsigned char* weights, float* logits, i64 outputs, i64 count) {
     auto store = [&](int column, int output, float a, float b, Nothing) {
         if (output < outputs) logits[column * outputs + output] = rounded(a);
@@ -220,12 +250,12 @@ extern "C" __global__ void __launch_bounds__(32 * SELECT_WARPS, 1)
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     int tile = blockIdx.x, first = blockIdx.y * 16;
     for (int slice = warp; slice < E_SLICES; slice += SELECT_WARPS) {
-        const uint4* quads = (const uint4*)(u + place_of(first, slice * SLICE, E_SLICES)) + lane;
-        uint4 low[4], high[4];
-#pragma unroll
-        for (int i = 0; i < 4; i++) low[i] = quads[2 * i * 32], high[i] = quads[(2 * i + 1) * 32];
+        const io_t* columns = u + place_of(first, slice * SLICE, E_SLICES);
+        uint4 low[4], high[4], own[4];
+        read_block(low, columns, lane), read_block(high, columns + BLOCK, lane);
+        read_block(own, weights + (tile * E_SLICES + slice) * BLOCK_BYTES, lane);
         float d[4];
-        multiply(d, low, high, (const uint4*)(weights + (tile * E_SLICES + slice) * BLOCK_BYTES) + lane);
+        multiply(d, low, high, own);
         int column = lane / 4, output = lane % 4 * 2;
         sums[slice][column][output] = d[0], sums[slice][column][output + 1] = d[1];
         sums[slice][column + 8][output] = d[2], sums[slice][column + 8][output + 1] = d[3];

@@ -12,8 +12,11 @@ from mambabyte.ops import nvrtc
 from mambabyte.ops.decode.pack import Weights
 from mambabyte.ops.decode.sizes import BLOCK_BYTES, PARTS, SHARED, SLICE, TILE, Sizes, up
 
-SOURCES = (*SHARED, "decode/wide.cu", "decode/walks.cu")
+SOURCES = (*SHARED, "decode/warpgroup.cuh", "decode/wide.cu", "decode/walks.cu")
 GROUP, WARPS = 64, 4  # of a block of a product
+# Of a block of a product its tiles of outputs, the largest first, and how many slices it has room for.
+STAGES = {8: 3, 4: 4, 2: 8}
+WARPGROUP_STAGES = {16: 4, 8: 6, 4: 8, 2: 8}
 BLOCKS = 128  # as many as there are multiprocessors, or about so
 SELECT_COLUMNS, SELECT_WARPS = 16, 16
 WALK_THREADS, MOST_SCANNED = 128, 32  # of a block of a walk, and the scan's most columns
@@ -33,15 +36,19 @@ class Wide:
     """The tensors of a read of exactly `columns` columns, and its launches.
 
     `batch` (3 columns) int32 holds id, begin and after (see wide.cu); the logits are (columns, outputs) float32.
+    `warpgroups` asks for the products of warpgroup.cuh, the same bits, of which only `nvrtc.WARPGROUPS` is capable.
     """
 
-    def __init__(self, sizes: Sizes, columns: int, outputs: int, device: torch.device) -> None:
+    def __init__(
+        self, sizes: Sizes, columns: int, outputs: int, device: torch.device, *, warpgroups: bool = False
+    ) -> None:
         rows = up(columns, GROUP)
 
         def zeros(pitch: int, dtype: torch.dtype = sizes.dtype) -> Tensor:
             return torch.zeros(rows, pitch, device=device, dtype=dtype)
 
         self.sizes, self.columns = sizes, columns
+        self._stages = WARPGROUP_STAGES if warpgroups else STAGES
         tiles = {"IN": 2 * sizes.E_tiles, "OUT": sizes.D_tiles, "HEAD": sizes.V_tiles}
         self.conv_columns = 2 if columns > BLOCKS else 1
         # as few blocks as run at once
@@ -51,6 +58,8 @@ class Wide:
         names = ("conv_columns", "scan_columns", "scan_blocks")
         walks = {name.upper(): getattr(self, name) for name in names}
         self.defines = sizes.defines | walks | {f"{kind}_TILES": self._share(count) for kind, count in tiles.items()}
+        # what the out-projection adds to takes registers too
+        self.defines |= {"WGMMA": int(warpgroups), "OUT_TILES": min(8, self.defines["OUT_TILES"])}
         self.normalised, self.xz = zeros(sizes.D_pitch), zeros(2 * sizes.E_tiles * TILE)
         self.u, self.y = zeros(sizes.E_pitch), zeros(sizes.E_pitch)
         self.selected, self.stream = zeros(sizes.select_pitch, torch.float32), zeros(sizes.D_pitch, torch.float32)
@@ -100,14 +109,14 @@ class Wide:
 
     def _product(self, name: str, kind: str, tiles: int, *arguments: Tensor | int | None) -> Launch:
         share = self.defines[f"{kind}_TILES"]
-        stages = {8: 3, 4: 4, 2: 8}[share]
-        shared = stages * (share * BLOCK_BYTES + GROUP * SLICE * 2) + 128
+        shared = self._stages[share] * (share * BLOCK_BYTES + GROUP * SLICE * 2) + 128
         grid = (-(-tiles // share), -(-self.columns // GROUP))
         return Launch(name, grid, 32 * WARPS + 32, (*arguments, self.columns), shared)
 
     def _share(self, tiles: int) -> int:
         """Tiles of a block: as many as leave a block for each multiprocessor, or about so."""
-        return next((n for n in (8, 4) if -(-tiles // n) * -(-self.columns // GROUP) >= BLOCKS), 2)
+        groups = -(-self.columns // GROUP)
+        return next((n for n in self._stages if -(-tiles // n) * groups >= BLOCKS), min(self._stages))
 
     def run(self, weights: Weights, ssm: Tensor, conv: Tensor) -> None:
         """Launch all on the current stream."""
