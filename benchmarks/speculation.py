@@ -75,15 +75,15 @@ def main() -> None:
         "model": args.model,
         "parameters": model_cost(model.config).parameters,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "engine": type(engine).__name__,
-        "weights": args.weights,
+        "engine": engine.name,
+        "weights": engine.weights,
         "prompts": len(prompts),
         "prompt_bytes": args.prompt_bytes,
         "max_bytes": args.max_bytes,
         "rounds": args.rounds,
         "read_milliseconds": {count: seconds * 1e3 for count, seconds in reads.items()},
         "temperatures": {t: summary(runs) for t, runs in found.items()},
-        "shapes": {preset: at_shape(preset, args.weights, device, reads, found) for preset in args.shape},
+        "shapes": {preset: at_shape(preset, model, args.weights, reads, found) for preset in args.shape},
     }
     print(json.dumps(report, indent=2))
 
@@ -195,14 +195,15 @@ def read_times(engine: Engine, rounds: int = 30) -> dict[int, float]:
 
 def at_shape(
     preset: str,
+    trained: mb.ByteLM,
     weights: str | None,
-    device: torch.device,
     reads: dict[int, float],
     found: dict[str, dict[str, list[Run]]],
 ) -> dict[str, Any]:
     """Milliseconds of a byte at a preset, plain and with the passes that each drafter made with the trained model."""
-    with torch.device(device):
+    with trained.embedding.weight.device:
         model = mb.ByteLM.from_preset(preset).eval()
+    model.trained_dtype = trained.trained_dtype  # so that it gets the engine that made the passes
     there = read_times(open_engine(model, weights=weights))
     rows: dict[str, Any] = {"read_milliseconds": {count: seconds * 1e3 for count, seconds in there.items()}}
     for temperature, runs in found.items():

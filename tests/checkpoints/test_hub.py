@@ -140,12 +140,14 @@ def test_the_card_names_who_opens_it(hub: Hub, layer_norm: bool, library: str) -
 
 def test_the_command_line_pushes_and_fetches(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = tiny()
+    model.trained_dtype = torch.bfloat16
     model.save(tmp_path / "model")
     assert command(["convert", str(tmp_path / "model"), "hf://owner/name", "--json"]) == 0
     pushed = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert pushed["commit"].endswith(hub.branches["owner/name"]["main"])
     assert command(["convert", "hf://owner/name", str(tmp_path / "back")]) == 0
     assert same(mb.load(tmp_path / "back"), model)
+    assert mb.load(tmp_path / "back").trained_dtype == torch.bfloat16
     capsys.readouterr()
     assert command(["info", "hf://owner/name", "--json"]) == 0
     described = json.loads(capsys.readouterr().out.splitlines()[-1])

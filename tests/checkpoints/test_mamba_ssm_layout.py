@@ -220,10 +220,10 @@ def test_import_and_export_round_trip_bit_for_bit(
     state = published(layer_norm=layer_norm, tied=tied, bias=bias, dtype=dtype)
     middle, end = tmp_path / "middle", tmp_path / "end"
     opened = open_folder(write(tmp_path / "start", state))
-    write_folder(middle, opened.config, opened)
+    write_folder(middle, opened.config, opened, trained=None)
     assert json.loads((middle / "config.json").read_text())["model_type"] == ("mambabyte" if layer_norm else "mamba")
     opened = open_folder(middle)
-    write_folder(end, opened.config, opened, "mamba-ssm")
+    write_folder(end, opened.config, opened, "mamba-ssm", trained=None)
     back = torch.load(end / "pytorch_model.bin", weights_only=True)
     assert list(back) == list(state)
     assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(back.values(), state.values(), strict=True))
@@ -288,5 +288,5 @@ def test_a_model_that_mamba_ssm_cannot_hold_is_refused(tmp_path: Path) -> None:
 
     config = mb.ByteLMConfig(d_model=8, layers={"m": MambaConfig()}, pattern=("m",), norm=NormConfig(eps=1e-3))
     with pytest.raises(ValueError, match="cannot hold this model: its norm is neither"):
-        write_folder(tmp_path, config, mb.ByteLM(config).state_dict(), "mamba-ssm")
+        write_folder(tmp_path, config, mb.ByteLM(config).state_dict(), "mamba-ssm", trained=None)
     assert not list(tmp_path.iterdir())

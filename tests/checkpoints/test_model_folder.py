@@ -68,6 +68,34 @@ def test_a_loaded_model_is_the_saved_one(
     assert all(p.requires_grad for p in loaded.parameters())
 
 
+@pytest.mark.parametrize("layout", ["hf", "mambabyte"])
+@pytest.mark.parametrize("dtype", [None, torch.float32, torch.bfloat16], ids=str)
+def test_what_a_model_was_trained_in_is_kept_and_computes_nothing(
+    model: mb.ByteLM, layout: str, dtype: torch.dtype | None, tmp_path: Path
+) -> None:
+    model.trained_dtype = dtype
+    save_model(model, tmp_path, layout=layout)
+    loaded = load(tmp_path)
+    assert (loaded.trained_dtype, loaded.compute_dtype) == (dtype, None)
+    assert same(loaded, model)
+    ids = torch.arange(40)[None]
+    assert torch.equal(loaded(ids)[0], model(ids)[0])
+    assert ("trained_dtype" in json.loads((tmp_path / "config.json").read_text())) == (dtype is not None)
+
+
+def test_a_config_of_mamba_ssm_has_no_key_that_it_refuses(model: mb.ByteLM, tmp_path: Path) -> None:
+    save_model(model, tmp_path / "without", layout="mamba-ssm")
+    model.trained_dtype = torch.bfloat16
+    save_model(model, tmp_path / "with", layout="mamba-ssm")
+    without, recorded = ((tmp_path / name / "config.json").read_text() for name in ("without", "with"))
+    assert recorded == without
+
+
+def test_a_record_of_nothing_is_none(folder: Path) -> None:
+    edit(folder, trained_dtype=None)
+    assert load(folder).trained_dtype is None
+
+
 def test_names_of_layers_survive(tmp_path: Path) -> None:
     config = small(layers={"a": MambaConfig(d_state=4), "b": MambaConfig(d_state=4)}, pattern=("b", "a", "b"))
     save_model(mb.ByteLM(config), tmp_path)
@@ -185,6 +213,8 @@ def test_every_mismatch_is_a_sentence_up_to_eight(folder: Path) -> None:
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         ({"tie_word_embeddings": "no"}, "tie_word_embeddings must be true or false"),
         ({"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon must be a number"),
+        ({"trained_dtype": "int8"}, "trained_dtype must be one of float64, float32, float16, bfloat16, got 'int8'"),
+        ({"trained_dtype": ["bfloat16"]}, "trained_dtype must be one of"),
         ({"model_type": "llama"}, "model_type is 'llama'"),
         ({"model_type": ["mamba"]}, "model_type"),
     ],

@@ -17,7 +17,9 @@ LAYOUTS = ["hf", "mambabyte", "mamba-ssm"]
 def folder(tmp_path: Path) -> Path:
     config = mb.ByteLMConfig(d_model=8, layers={"mamba": MambaConfig(d_state=2)}, pattern=("mamba",) * 2)
     torch.manual_seed(0)
-    mb.ByteLM(config).save(tmp_path / "model")
+    model = mb.ByteLM(config)
+    model.trained_dtype = torch.bfloat16
+    model.save(tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -36,6 +38,7 @@ def test_no_bit_changes_between_layouts(
     assert result["parameters"] == sum(p.numel() for p in a.parameters())
     assert (result["dtype"], result["notes"]) == ("float32", [])
     assert (end / "pytorch_model.bin").exists() == (second == "mamba-ssm")
+    assert b.trained_dtype == (None if "mamba-ssm" in (first, second) else torch.bfloat16)
 
 
 def test_each_wrong_key_is_said_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

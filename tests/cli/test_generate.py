@@ -72,6 +72,20 @@ def test_json_has_the_bytes_of_the_library(model, folder, capfdbinary):
     assert result["text"] == expected.decode("utf-8", "replace")
     assert result["bytes_per_second"] > 0
     assert (result["end"], result["seed"], result["prompt_bytes"]) == ("limit", 7, 7)
+    assert (result["engine"], result["weights"]) == ("native", "float32")
+
+
+def test_on_a_cpu_a_run_in_bfloat16_generates_in_float32_unless_asked(model, folder, capfdbinary, tmp_path):
+    trained = tiny_model()
+    trained.trained_dtype = torch.bfloat16
+    save_model(trained, tmp_path / "model")
+    options = ("--prompt", PROMPT, "--max-bytes", "40", "--seed", "7", "--device", "cpu", "--json")
+    plain, result, asked = (
+        json.loads(printed(capfdbinary, *arguments, *options).splitlines()[-1])
+        for arguments in ([folder], [str(tmp_path / "model")], [str(tmp_path / "model"), "--weights", "bfloat16"])
+    )
+    assert (result["bytes"], result["weights"]) == (plain["bytes"], "float32")
+    assert asked["weights"] == "bfloat16"
 
 
 def test_raw_prints_the_bytes_and_text_prints_them_decoded(model, folder, capfdbinary):

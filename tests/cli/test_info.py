@@ -1,5 +1,6 @@
 """`mambabyte info`: presets, model folders and runs."""
 
+import dataclasses
 import json
 
 import pytest
@@ -44,7 +45,7 @@ def test_a_model_folder(capsys, tmp_path):
     assert folder["parameters"] == sum(p.numel() for p in model.parameters())
     assert folder["bytes_on_disk"] > 4 * folder["parameters"]
     assert folder["dtype"] == "float32"
-    assert folder["training"] is None
+    assert (folder["training"], folder["trained_dtype"]) == (None, None)
     assert run(["info", str(tmp_path / "m")]) == 0
     assert "on disk" in capsys.readouterr().out
 
@@ -54,13 +55,16 @@ def test_a_run_says_how_far_it_is(capsys, tmp_path):
     config = TrainConfig(
         preset="mambabyte-tiny", data=(str(tmp_path / "data"),), out=str(tmp_path / "run"), steps=2, batch=1, context=32
     )
-    train(config)
+    train(dataclasses.replace(config, precision="bfloat16"))
     capsys.readouterr()
     result = described(capsys, str(tmp_path / "run"))
     assert result["training"]["step"] == 2
     assert 0 < result["training"]["bytes"] <= 64
     assert run(["info", str(tmp_path / "run")]) == 0
-    assert "step 2" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "step 2" in shown
+    assert "trained in" in shown
+    assert result["trained_dtype"] == "bfloat16"
 
 
 def test_an_unknown_name_lists_the_presets(capsys):

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from mambabyte.generation.cuda_step import CudaEngine, why_not
-from mambabyte.generation.engine import TorchEngine, prefill
+from mambabyte.generation.engine import Engine, TorchEngine, open_engine, prefill
 from mambabyte.layers import MambaConfig, NormConfig
 from mambabyte.models import ByteLM, ByteLMConfig
 
@@ -52,7 +52,7 @@ def model(request: pytest.FixtureRequest) -> Iterator[ByteLM]:
     torch.cuda.empty_cache()
 
 
-def bytewise(engine: CudaEngine | TorchEngine, data: bytes, row: int | None = None) -> NDArray[np.float32]:
+def bytewise(engine: Engine, data: bytes, row: int | None = None) -> NDArray[np.float32]:
     row = engine.join(engine.model.init_state()) if row is None else row
     return np.concatenate([engine.read([row], [data[i : i + 1]])[0].copy() for i in range(len(data))])
 
@@ -113,6 +113,19 @@ def test_it_goes_on_from_a_prefill(model: ByteLM) -> None:
     model_engine = TorchEngine(model)
     theirs = bytewise(model_engine, TEXT[500:520], model_engine.join(context))
     assert np.abs(ours - theirs).max() <= 0.05 * np.abs(theirs).max()
+
+
+def test_a_run_in_bfloat16_is_opened_in_it_unless_asked_otherwise() -> None:
+    """A folder of a run: float32 weights, no compute dtype, and a record of what training computed in."""
+    model = random_model()
+    model.compute_dtype, model.trained_dtype = None, torch.bfloat16
+    engine, asked = open_engine(model), open_engine(model, weights="bfloat16")
+    assert (engine.name, engine.weights) == ("cuda", "bfloat16")
+    assert np.array_equal(bytewise(engine, TEXT[:40]), bytewise(asked, TEXT[:40]))
+    exact = open_engine(model, weights="float32")
+    assert (exact.name, exact.weights) == ("torch", "float32")
+    model.trained_dtype = None
+    assert np.array_equal(bytewise(exact, TEXT[:40]), bytewise(open_engine(model), TEXT[:40]))
 
 
 def test_what_it_cannot_run_is_named() -> None:

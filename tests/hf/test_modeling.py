@@ -24,6 +24,7 @@ def original(tied: bool) -> mb.ByteLM:
         tied_head=tied,
     )
     model = mb.ByteLM(config)
+    model.trained_dtype = torch.bfloat16
     with torch.no_grad():
         model.embedding.weight.normal_()
         for unit in model.layers:
@@ -67,6 +68,7 @@ def test_saving_from_transformers_keeps_everything(
     model.save_pretrained(tmp_path / "again")
     again = mb.load(tmp_path / "again")
     assert again.config == original.config
+    assert again.trained_dtype == torch.bfloat16
     for (name, a), b in zip(again.state_dict().items(), original.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
 

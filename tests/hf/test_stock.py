@@ -136,6 +136,21 @@ def test_a_stored_head_that_differs_is_not_tied(tmp_path: Path, caplog: pytest.L
         torch.testing.assert_close(ours(bytes_like())[0], stock(bytes_like()).logits, **TOLERANCE)
 
 
+def test_stock_transformers_computes_as_before_what_was_trained_in_bfloat16_and_keeps_the_record(
+    tmp_path: Path,
+) -> None:
+    torch.manual_seed(0)
+    model = lively(mb.ByteLM(mb.ByteLMConfig(d_model=8, layers={"mamba": layers.MambaConfig()}, pattern=("mamba",))))
+    model.trained_dtype = torch.bfloat16
+    model.save(tmp_path)
+    stock = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert stock.dtype == torch.float32
+    with torch.no_grad():
+        torch.testing.assert_close(stock(bytes_like()).logits, model(bytes_like())[0], **TOLERANCE)
+    stock.save_pretrained(tmp_path / "again")
+    assert mb.load(tmp_path / "again").trained_dtype == torch.bfloat16
+
+
 def test_an_activation_that_we_lack_is_named(tmp_path: Path) -> None:
     config = MambaConfig(vocab_size=256, hidden_size=8, num_hidden_layers=1, hidden_act="gelu")
     MambaForCausalLM(config).save_pretrained(tmp_path)

@@ -26,6 +26,7 @@ def test_learns_a_vocabulary_and_a_model_of_it(tmp_path: Path) -> None:
     assert isinstance(drafter, SubwordLM)
     assert drafter.model.config.vocab_size == len(drafter.subwords) <= 300
     assert max(map(len, drafter.subwords.pieces)) > 4
+    assert drafter.model.trained_dtype == torch.float32
     held_out = result.figures["bits_per_byte"]
     losses = [record["bits_per_byte"] for record in curve(result.out) if record["event"] == "train"]
     assert losses == sorted(losses, reverse=True)

@@ -233,8 +233,22 @@ def test_masters_stay_float32_and_compute_in_bfloat16(tmp_path: Path) -> None:
     result = train(config(tmp_path, precision="bfloat16", steps=30, learning_rate=2e-2, clip=1.0))
     assert result.model.compute_dtype == torch.bfloat16
     assert {p.dtype for p in result.model.parameters()} == {torch.float32}
-    assert {p.dtype for p in mb.load(result.out).parameters()} == {torch.float32}
+    loaded = mb.load(result.out)
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+    assert (loaded.trained_dtype, loaded.compute_dtype) == (torch.bfloat16, None)
     assert curve(result.out)[-1]["bits_per_byte"] < curve(result.out)[0]["bits_per_byte"] - 0.5
+
+
+def test_the_record_is_of_the_last_steps(tmp_path: Path) -> None:
+    def trained(**changes: object) -> torch.dtype | None:
+        result = train(config(tmp_path, **changes))
+        assert result.model.trained_dtype == result.model.compute_dtype
+        return mb.load(result.out).trained_dtype
+
+    assert trained(steps=2, precision="float32") == torch.float32
+    assert trained(steps=4, precision="bfloat16") == torch.bfloat16
+    assert trained(steps=6, precision="bfloat16") == torch.bfloat16
+    assert trained(steps=8, precision="float32") == torch.float32
 
 
 def test_divergence_is_a_sentence_and_no_checkpoint(tmp_path: Path) -> None:

@@ -1,12 +1,20 @@
-"""Numbers read from a stranger's JSON, with limits: a config that asks for 10^12 weights is refused, not obeyed."""
+"""Values read from a stranger's JSON, with limits: a config that asks for 10^12 weights is refused, not obeyed."""
 
 from collections.abc import Mapping
 from typing import Any
+
+import torch
 
 WIDTH = 1 << 16
 LAYERS = 1 << 12
 VOCABULARY = 1 << 20
 ANY = 1 << 20
+DTYPES = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
 
 
 def integer(data: Mapping[str, Any], key: str, default: int, low: int, high: int, where: str) -> int:
@@ -25,6 +33,19 @@ def flag(data: Mapping[str, Any], key: str, default: bool, where: str) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"{where}: {key} must be true or false, got {_short(value)}")
     return value
+
+
+def dtype(data: Mapping[str, Any], key: str, where: str) -> torch.dtype | None:
+    """The floating-point dtype of torch's named under `key`; None where the key is absent or null.
+
+    Raises ValueError, listing the names, for anything else.
+    """
+    value = data.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, str) or value not in DTYPES:
+        raise ValueError(f"{where}: {key} must be one of {', '.join(DTYPES)}, got {_short(value)}")
+    return DTYPES[value]
 
 
 def rank(data: Mapping[str, Any], key: str, where: str) -> int | None:

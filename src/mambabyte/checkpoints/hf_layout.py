@@ -14,7 +14,16 @@ from torch import Tensor
 from mambabyte import config as configs
 from mambabyte.checkpoints import bounds
 from mambabyte.checkpoints.files import Writer, json_writer
-from mambabyte.checkpoints.layout import CONFIG, Described, mamba_name, stack, stored_shape, the_mamba, why_not_mamba
+from mambabyte.checkpoints.layout import (
+    CONFIG,
+    Described,
+    mamba_name,
+    record,
+    stack,
+    stored_shape,
+    the_mamba,
+    why_not_mamba,
+)
 from mambabyte.checkpoints.tokenizer import tokenizer_writers
 from mambabyte.checkpoints.weights import SAFETENSORS, Weights, save_tensors
 from mambabyte.layers import MambaConfig, NormConfig
@@ -127,7 +136,7 @@ def describe(data: Mapping[str, Any], weights: Weights, where: str) -> Described
     )
 
 
-def writers(config: ByteLMConfig, tensors: Mapping[str, Tensor]) -> dict[str, Writer]:
+def writers(config: ByteLMConfig, tensors: Mapping[str, Tensor], trained: torch.dtype | None) -> dict[str, Writer]:
     """The files of a stock `mamba` folder; see `Layout.writers`."""
     stored = {}
     for name, tensor in tensors.items():
@@ -137,5 +146,5 @@ def writers(config: ByteLMConfig, tensors: Mapping[str, Tensor]) -> dict[str, Wr
     return {
         SAFETENSORS: lambda path: save_tensors(path, stored),
         **tokenizer_writers(),
-        CONFIG: json_writer(config_json(config, tensors["embedding.weight"].dtype)),
+        CONFIG: json_writer(config_json(config, tensors["embedding.weight"].dtype) | record(trained)),
     }

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from mambabyte.checkpoints.files import Writer
@@ -17,6 +18,7 @@ from mambabyte.layers import LayerConfig, MambaConfig
 from mambabyte.models import ByteLMConfig
 
 CONFIG = "config.json"
+TRAINED = "trained_dtype"  # the key of `ByteLM.trained_dtype`, beside "dtype", that of the stored weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +48,19 @@ class Layout(Protocol):
         """How to read a folder whose config.json holds `data`; `where` names it in errors. Raises ValueError."""
         ...
 
-    def writers(self, config: ByteLMConfig, tensors: Mapping[str, Tensor]) -> dict[str, Writer]:
-        """The files of a folder that holds `tensors`, named as `ByteLM.state_dict` names them."""
+    def writers(
+        self, config: ByteLMConfig, tensors: Mapping[str, Tensor], trained: torch.dtype | None
+    ) -> dict[str, Writer]:
+        """The files of a folder that holds `tensors`, named as `ByteLM.state_dict` names them.
+
+        `trained` is `ByteLM.trained_dtype`, recorded where the format has room for it.
+        """
         ...
+
+
+def record(trained: torch.dtype | None) -> dict[str, str]:
+    """What config.json says of `ByteLM.trained_dtype`: nothing where it is not known."""
+    return {} if trained is None else {TRAINED: str(trained).removeprefix("torch.")}
 
 
 _FIXED = {"embedding.weight": "backbone.{embedding}.weight", "head.weight": "lm_head.weight"}

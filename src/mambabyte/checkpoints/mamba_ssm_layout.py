@@ -160,8 +160,15 @@ def config_json(config: ByteLMConfig) -> dict[str, Any]:
     }
 
 
-def writers(config: ByteLMConfig, tensors: Mapping[str, Tensor]) -> dict[str, Writer]:
-    """The files of such a folder; see `Layout.writers`. A tied head is stored once and named twice."""
+def writers(
+    config: ByteLMConfig,
+    tensors: Mapping[str, Tensor],
+    trained: torch.dtype | None,  # noqa: ARG001
+) -> dict[str, Writer]:
+    """The files of such a folder; see `Layout.writers`. A tied head is stored once and named twice.
+
+    There is no room for `trained`: mamba-ssm refuses a config.json with a key that it does not know.
+    """
     stored: dict[str, Tensor] = {}
     for name in sorted(tensors, key=_place):
         place = mamba_name(name, "embedding")

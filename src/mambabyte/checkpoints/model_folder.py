@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mambabyte.checkpoints import hf_layout, hub, mamba_ssm_layout, own_layout
+from mambabyte.checkpoints import bounds, hf_layout, hub, mamba_ssm_layout, own_layout
 from mambabyte.checkpoints.files import verify, write_files
-from mambabyte.checkpoints.layout import CONFIG, Described, Layout, stored_shape
+from mambabyte.checkpoints.layout import CONFIG, TRAINED, Described, Layout, stored_shape
 from mambabyte.checkpoints.weights import Weights, open_weights
 from mambabyte.config import load_json, unknown
 from mambabyte.data import subwords
@@ -26,7 +26,7 @@ from mambabyte.models import ByteLM, ByteLMConfig, SubwordLM
 logger = logging.getLogger("mambabyte")
 
 LAYOUTS: dict[str, Layout] = {"hf": hf_layout, "mambabyte": own_layout, "mamba-ssm": mamba_ssm_layout}
-_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_FLOATS = bounds.DTYPES.values()
 _SHOWN = 8
 
 
@@ -40,7 +40,7 @@ def save_model(model: ByteLM | SubwordLM, folder: str | Path, *, layout: str = "
     vocabulary = model.subwords if isinstance(model, SubwordLM) else None
     model = model.model if isinstance(model, SubwordLM) else model
     tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    write_folder(Path(folder), model.config, tensors, layout, vocabulary)
+    write_folder(Path(folder), model.config, tensors, layout, trained=model.trained_dtype, vocabulary=vocabulary)
 
 
 def load(path: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> ByteLM:
@@ -93,6 +93,7 @@ def _load(folder: Path, device: torch.device | str, dtype: torch.dtype | None) -
     model.load_state_dict(tensors, strict=False, assign=True)
     if model.config.tied_head:
         model.head.weight = model.embedding.weight
+    model.trained_dtype = opened.trained
     return model
 
 
@@ -118,11 +119,12 @@ def find(path: str | Path) -> Path:
 class Opened(Mapping[str, Tensor]):
     """The tensors of a model folder under our names, in the stored dtype, read when they are asked for.
 
-    `skeleton` is the model without memory (on the meta device); `notes` say what was wrong and how it was understood.
+    `skeleton` is the model without memory (on the meta device); `notes` say what was wrong and how it was understood;
+    `trained` is `ByteLM.trained_dtype`.
     """
 
-    def __init__(self, described: Described, weights: Weights, folder: Path) -> None:
-        self.config, self.notes = described.config, described.notes
+    def __init__(self, described: Described, weights: Weights, folder: Path, trained: torch.dtype | None) -> None:
+        self.config, self.notes, self.trained = described.config, described.notes, trained
         layers, stored = len(self.config.pattern), len(weights)
         if layers > stored:
             raise ValueError(f"{folder}: {CONFIG} asks for {layers} layers, but there are {stored} tensors in all")
@@ -182,7 +184,8 @@ def open_folder(folder: Path) -> Opened:
     where = str(folder / CONFIG)
     data = load_json(folder / CONFIG)
     weights = open_weights(folder)
-    opened = Opened(_layout(data, where).describe(data, weights, where), weights, folder)
+    described = _layout(data, where).describe(data, weights, where)
+    opened = Opened(described, weights, folder, bounds.dtype(data, TRAINED, where))
     if wrong := opened.mismatches():
         more = [f"... and {len(wrong) - _SHOWN} more like these"] if len(wrong) > _SHOWN else []
         raise ValueError("\n  ".join([f"{folder}: the weights do not fit {CONFIG}:", *wrong[:_SHOWN], *more]))
@@ -194,9 +197,14 @@ def write_folder(
     config: ByteLMConfig,
     tensors: Mapping[str, Tensor],
     layout: str = "auto",
+    *,
+    trained: torch.dtype | None,
     vocabulary: subwords.Subwords | None = None,
 ) -> None:
-    """Write a model folder from tensors under our names; `layout` as for `save_model`."""
+    """Write a model folder from tensors under our names.
+
+    `layout` as for `save_model`; `trained` is `ByteLM.trained_dtype`.
+    """
     if layout == "auto":
         layout = "mambabyte" if hf_layout.why_not(config) else "hf"
     if layout not in LAYOUTS:
@@ -205,7 +213,7 @@ def write_folder(
     if reason := chosen.why_not(config):
         raise ValueError(f"the {layout} layout cannot hold this model: {reason}; the mambabyte layout can")
     extra = {} if vocabulary is None else {subwords.FILE: vocabulary.write}
-    write_files(folder, {**chosen.writers(config, tensors), **extra})
+    write_files(folder, {**chosen.writers(config, tensors, trained), **extra})
     if vocabulary is None:  # that of an earlier model would make one of subwords of this one
         (folder / subwords.FILE).unlink(missing_ok=True)
 

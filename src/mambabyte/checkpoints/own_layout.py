@@ -13,7 +13,7 @@ from torch import Tensor
 from mambabyte import config as configs
 from mambabyte.checkpoints import bounds
 from mambabyte.checkpoints.files import Writer, json_writer
-from mambabyte.checkpoints.layout import CONFIG, Described
+from mambabyte.checkpoints.layout import CONFIG, Described, record
 from mambabyte.checkpoints.tokenizer import tokenizer_writers
 from mambabyte.checkpoints.weights import SAFETENSORS, Weights, save_tensors
 from mambabyte.models import ByteLMConfig
@@ -59,11 +59,11 @@ def describe(data: Mapping[str, Any], weights: Weights, where: str) -> Described
     return Described(config, lambda name: f"{KEY}.{name}", ignored=ignored & frozenset(weights))
 
 
-def writers(config: ByteLMConfig, tensors: Mapping[str, Tensor]) -> dict[str, Writer]:
+def writers(config: ByteLMConfig, tensors: Mapping[str, Tensor], trained: torch.dtype | None) -> dict[str, Writer]:
     """The files of such a folder; see `Layout.writers`."""
     stored = {f"{KEY}.{n}": t for n, t in tensors.items() if not (config.tied_head and n == "head.weight")}
     return {
         SAFETENSORS: lambda path: save_tensors(path, stored),
         **tokenizer_writers(),
-        CONFIG: json_writer(config_json(config, tensors["embedding.weight"].dtype)),
+        CONFIG: json_writer(config_json(config, tensors["embedding.weight"].dtype) | record(trained)),
     }

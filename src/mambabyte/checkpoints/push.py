@@ -28,7 +28,7 @@ def push_model(
 def push_folder(opened: Opened, source: Path, repository: str, *, private: bool = False, layout: str = "auto") -> str:
     """As `push_model`, tensor by tensor from a model folder: dtypes stay as stored."""
     with tempfile.TemporaryDirectory(prefix="mambabyte-") as name:
-        write_folder(Path(name), opened.config, opened, layout)
+        write_folder(Path(name), opened.config, opened, layout, trained=opened.trained)
         return _send(Path(name), repository, source, private=private)
 
 

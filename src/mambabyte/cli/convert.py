@@ -52,7 +52,7 @@ def convert(
         target = Path(destination)
         if target.is_dir() and any(target.iterdir()):
             raise UsageError(f"{target}: not empty; name a new folder")
-        write_folder(target, opened.config, opened, format)
+        write_folder(target, opened.config, opened, format, trained=opened.trained)
     result["parameters"] = sum(tensor.numel() for tensor in opened.skeleton.parameters())
     result["dtype"] = str(opened.dtype()).removeprefix("torch.")
     if json:

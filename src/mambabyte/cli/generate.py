@@ -100,8 +100,8 @@ def generate(
     save_state
         Write what the model has read, prompt and continuation, to a file.
     weights
-        Round the matrices to bfloat16 or, on a CPU, int8: faster and slightly different. On a GPU, bfloat16 is what a
-        model kept in float32 needs for the fast engine.
+        Round the matrices to bfloat16 or, on a CPU, int8: faster and slightly different. On a GPU, whose fast engine
+        computes in 16 bits, a run that trained in bfloat16 generates in it too unless this says float32.
     device
         cpu, cuda, cuda:1 ...; auto takes a GPU where there is one.
     raw
@@ -128,6 +128,7 @@ def generate(
     opened = open_model(model, device)
     state = None if load_state is None else read_state(load_state, opened)
     start = time.perf_counter()
+    engine = open_engine(opened, weights=weights)
     pieces = stream(
         opened,
         text,
@@ -138,7 +139,7 @@ def generate(
         constraint=rule,
         drafter=_drafter(drafter, top_beta, device),
         top_beta=top_beta,
-        engine=open_engine(opened, weights=weights),
+        engine=engine,
         **options,
     )
     prompt_seconds = time.perf_counter() - start
@@ -147,7 +148,8 @@ def generate(
         write_state(pieces.context, save_state, opened)
     if json:
         reading = {"prompt_bytes": len(text), "prompt_seconds": prompt_seconds}
-        print_json(printed.to_dict() | reading | {"decoding": pieces.statistics.to_dict()})
+        chosen = {"engine": engine.name, "weights": engine.weights}
+        print_json(printed.to_dict() | reading | chosen | {"decoding": pieces.statistics.to_dict()})
     if printed.end == "interrupted":
         raise KeyboardInterrupt
 

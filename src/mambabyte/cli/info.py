@@ -81,6 +81,7 @@ def _describe_folder(path: str) -> dict[str, Any]:
         "reads": "subwords" if is_of_subwords(folder) else "bytes",
         "folder": str(folder),
         "dtype": str(opened.dtype()).removeprefix("torch."),
+        "trained_dtype": None if opened.trained is None else str(opened.trained).removeprefix("torch."),
         "bytes_on_disk": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
         "training": _training(folder),
     }
@@ -116,6 +117,8 @@ def _rows(described: Mapping[str, Any]) -> dict[str, str]:
     if training := described.get("training"):
         bits = "" if training["bits_per_byte"] is None else f", {training['bits_per_byte']:.3f} bits per byte"
         rows["training"] = f"step {training['step']:,}, {training['bytes']:,} bytes{bits}"
+    if dtype := described.get("trained_dtype"):
+        rows["trained in"] = dtype
     return rows
 
 

@@ -57,6 +57,7 @@ class CudaEngine:
     Raises ValueError for a model that `why_not` refuses, and for a dtype other than bfloat16 and float16.
     """
 
+    name = "cuda"
     tolerance = 0.0
     at_once = persistent.CAPACITIES[-1]
 
@@ -68,6 +69,7 @@ class CudaEngine:
         if dtype not in (torch.bfloat16, torch.float16):
             raise ValueError(f"the CUDA engine computes in bfloat16 or float16, not {dtype}: give it a dtype")
         self.model, self.outputs = model, min(outputs, model.config.vocab_size)
+        self.weights = str(dtype).removeprefix("torch.")
         self._device = model.embedding.weight.device
         self._sizes = sizes_of(model, dtype)
         self._weights = weights_of(model, self._sizes)

@@ -39,9 +39,12 @@ class Engine(Protocol):
     `tolerance` bounds how far the logits of one read of several bytes may lie from those of as many reads of one byte,
     as a fraction of the largest logit: 0 if both are equal to the last bit. `outputs` is the number of ids whose logits
     are returned: 256, for ids above are no bytes and never emitted, unless the engine was opened for more.
-    `at_once` ids of a row are read for little more than the time of one; more take as long as several reads.
+    `at_once` ids of a row are read for little more than the time of one; more take as long as several reads. `name` is
+    "torch", "native" or "cuda"; `weights` says what the matrices are rounded to: "float32", "bfloat16", "int8" ...
     """
 
+    name: str
+    weights: str
     model: ByteLM
     at_once: int
     tolerance: float
@@ -84,12 +87,14 @@ class TorchEngine:
     the next ones, in the pass that verifies those: a rejected guess costs no pass of its own.
     """
 
+    name = "torch"
     at_once = PREFILL_CHUNK
     BACKLOG = 16  # bytes that may wait to be scanned again; with more of them a rewind scans at once
 
     def __init__(self, model: ByteLM, outputs: int = BYTES) -> None:
         self.model, self.outputs = model, outputs
-        self.tolerance = _TOLERANCE[model.compute_dtype or model.embedding.weight.dtype]
+        dtype = model.compute_dtype or model.embedding.weight.dtype
+        self.weights, self.tolerance = str(dtype).removeprefix("torch."), _TOLERANCE[dtype]
         self._states: dict[int, ByteLMState] = {}
         self._backlog: dict[int, list[int]] = {}
         self._before: dict[
@@ -157,7 +162,7 @@ class TorchEngine:
 
 
 SIXTEEN_BITS = (
-    "the fast one computes in 16 bits and this model is kept in float32; rounding its weights to bfloat16 "
+    "the fast one computes in 16 bits and this model in float32; rounding its weights to bfloat16 "
     "(--weights bfloat16, in Python weights='bfloat16') makes it several times faster"
 )
 # A scan and a step round differently: on presets up to 5M parameters by 8e-7 in float32 and 6e-3 in bfloat16 at most.
@@ -167,8 +172,8 @@ _TOLERANCE = {torch.float64: 1e-11, torch.float32: 5e-5, torch.float16: 1e-2, to
 def open_engine(model: ByteLM, *, weights: "Weights | None" = None, outputs: int = BYTES) -> Engine:
     """The fastest engine that serves `model` where it is, and says so once if that is plain torch.
 
-    `weights` rounds the matrices to "bfloat16" or, on a CPU, "int8": faster and slightly different; None keeps them.
-    On a GPU the fast engine computes in 16 bits: a model in float32 needs "bfloat16" for it.
+    `weights` rounds the matrices to "bfloat16" or, on a CPU, "int8": faster and slightly different. None keeps them on
+    a CPU; on a GPU, whose fast engine computes in 16 bits, it is what `dtype_on_gpu` says.
     `outputs`: see `Engine`.
     Weights may be copied here: open an engine again when the model has changed. Raises ValueError if `weights` is
     unknown or the model cannot be run with it.
@@ -192,17 +197,30 @@ def open_engine(model: ByteLM, *, weights: "Weights | None" = None, outputs: int
 def _open_on_cuda(model: ByteLM, weights: "Weights | None", outputs: int) -> Engine:
     from mambabyte.generation import cuda_step
 
-    if weights not in (None, "float32", "bfloat16"):
-        raise ValueError(f"weights={weights!r} is for CPUs; on a GPU give 'bfloat16' or 'float32'")
-    dtype = torch.bfloat16 if weights == "bfloat16" else model.compute_dtype or model.embedding.weight.dtype
-    reason = cuda_step.why_not(model)
-    if reason is None and dtype in (torch.bfloat16, torch.float16) and weights != "float32":
+    dtype, reason = dtype_on_gpu(model, weights), cuda_step.why_not(model)
+    if reason is None and dtype in (torch.bfloat16, torch.float16):
         return cuda_step.CudaEngine(model, dtype=dtype, outputs=outputs)
-    if weights == "bfloat16" and reason is not None:
+    if weights == "bfloat16":
         raise ValueError(f"weights='bfloat16' needs the CUDA engine, which cannot run this model: {reason}")
     if reason is not None or weights is None:
         _say_once(reason or SIXTEEN_BITS)
     return TorchEngine(model, outputs)
+
+
+def dtype_on_gpu(model: ByteLM, weights: "Weights | None") -> torch.dtype:
+    """What the matrices of `model` are rounded to on a GPU: `weights`, or the dtype that it computes in.
+
+    Weights in float32 without a `compute_dtype` are taken for masters, of which training rounded copies to
+    `trained_dtype`, where that is known. Raises ValueError for weights that no GPU engine has.
+    """
+    asked = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if weights is not None:
+        if weights not in asked:
+            raise ValueError(f"weights={weights!r} is for CPUs; on a GPU give 'bfloat16' or 'float32'")
+        return asked[weights]
+    stored = model.embedding.weight.dtype
+    trained = model.trained_dtype if stored == torch.float32 else None
+    return model.compute_dtype or trained or stored
 
 
 def why_unequal(model: ByteLM) -> str | None:

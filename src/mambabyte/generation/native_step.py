@@ -62,6 +62,7 @@ class NativeEngine:
     Raises ValueError for a model that `why_not` refuses.
     """
 
+    name = "native"
     tolerance = 0.0
     at_once = COLUMNS
 
@@ -74,6 +75,7 @@ class NativeEngine:
         if weights not in KINDS:
             raise ValueError(f"weights={weights!r} is not one of {', '.join(KINDS)}")
         self.model, self.outputs = model, outputs
+        self.weights: str = weights
         kernel, self._plan, buffers = _pack(model, weights)
         if threads is None:
             threads = min(2, torch.get_num_threads()) if buffers["matrices"].nbytes > SHARED_BYTES else 1

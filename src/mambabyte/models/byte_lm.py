@@ -82,13 +82,15 @@ class ByteLM(nn.Module):
     """A language model over bytes: (ids, state) -> (logits, state).
 
     `compute_dtype` is the dtype of the activations between layers; None means that of the weights. The residual stream
-    and every recurrent state are float32.
+    and every recurrent state are float32. `trained_dtype` is what `compute_dtype` was in the training steps that made
+    the weights, None where nobody knows: a record that is saved with them, and no forward pass reads it.
     """
 
     def __init__(self, config: ByteLMConfig) -> None:
         super().__init__()
         self.config = config
         self.compute_dtype: torch.dtype | None = None
+        self.trained_dtype: torch.dtype | None = None
         table = torch.empty(config.vocab_size, config.d_model)
         self.embedding = nn.Embedding(config.vocab_size, config.d_model, _weight=table, _freeze=False)
         self.layers = nn.ModuleList(

@@ -244,7 +244,8 @@ def _go_on(plan: _Plan, earlier: Path) -> tuple[Learner, Meter, Position]:
 
 def _learner(plan: _Plan, model: ByteLM) -> Learner:
     model.to(plan.device).train()
-    model.compute_dtype, _ = precision.choose_dtype(plan.config.precision, plan.device)
+    dtype, _ = precision.choose_dtype(plan.config.precision, plan.device)
+    model.compute_dtype = model.trained_dtype = dtype
     optimiser = adamw.build(
         model,
         learning_rate=plan.chosen.learning_rate,
