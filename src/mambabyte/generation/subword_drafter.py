@@ -7,7 +7,7 @@ be " st" and the beginning of "rong", or go on as " strong". The next byte's dis
 the model once it has a share in what comes. A rejection costs nothing but the reads after it: the states are held.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from mambabyte.data.subwords import Subwords
 from mambabyte.generation.cursor import Cursor
 from mambabyte.generation.drafters import drafting_engine
 from mambabyte.generation.engine import Engine, Logits, prefill
-from mambabyte.generation.sorted_pieces import SortedPieces
+from mambabyte.generation.sorted_pieces import Beginning, SortedPieces
 from mambabyte.generation.speculation import Confidence, agreement
 from mambabyte.models import ByteLM, SubwordLM
 from mambabyte.models.byte_lm import BYTES, DOCUMENT_START
@@ -40,13 +40,8 @@ class Boundary(NamedTuple):
     chance: float
 
 
-class Outlook(NamedTuple):
-    """What a boundary expects after some bytes: that they are a subword (`ended`), or bytes `nexts` with `weights`."""
-
-    boundary: Boundary
-    nexts: NDArray[np.intp]
-    ended: float
-    weights: Weights
+# A boundary, and the pieces that go on from it as some bytes do.
+Outlook: TypeAlias = tuple[Boundary, Beginning]
 
 
 class SubwordDrafter:
@@ -92,12 +87,8 @@ class SubwordGuesser:
             outlooks = self._expand(text, start, confidence, guessing=len(text) > decided)
             if outlooks is None:
                 break
-            total = mixture(outlooks)
-            candidates = np.flatnonzero(total)
-            if not len(candidates):
-                break
-            byte, by = cursor.draw(candidates, total[candidates])
-            if not total[byte] or not confidence.byte(by):  # a constraint may want what no subword has here
+            byte, by = cursor.draw(*mixture(outlooks))
+            if byte is None or not confidence.byte(by):
                 break
             grown = text + bytes((byte,))
             begins = start + self._subwords.last_word(grown[start:])
@@ -135,33 +126,38 @@ class SubwordGuesser:
         """Read the boundary at the text's end if it has a share in what comes next, or in the byte that is known to
         come. Returns what every boundary of the word that began at `start` has to say there; None if that is not worth
         a read."""
-        outlooks = [self._outlook(text, b) for b in self._boundaries if b.start == start and b.end <= len(text)]
-        if len(text) == start or any(outlook.boundary.end == len(text) for outlook in outlooks):
+        outlooks = self._outlooks(text, start)
+        if len(text) == start or len(text) in [boundary.end for boundary, _ in outlooks]:
             return outlooks
-        ends = [boundary.chance * ended for boundary, _, ended, _ in outlooks]
-        on = sum(outlook.boundary.chance * self._onward(outlook, text, then) for outlook in outlooks)
+        ends = [boundary.chance * pieces.ended(boundary.weights) for boundary, pieces in outlooks]
         here = sum(ends)
-        if here <= SHARE * (here + on):
+        if here == 0 or here <= SHARE * (here + self._onward(outlooks, text, then)):
             return outlooks
         if not guessing:
             confidence.catch_up()
         elif not confidence.read():
             return None
-        best = outlooks[int(np.argmax(ends))].boundary
+        best, _ = outlooks[ends.index(max(ends))]
         read = self._step(best, (self._subwords.numbers[text[best.end :]],), len(text), here)
-        outlooks.append(self._outlook(text, read))
-        return outlooks
+        return [*outlooks, (read, self._pieces.beginnings[b""])]
 
-    def _outlook(self, text: bytes, boundary: Boundary) -> Outlook:
-        beginning = self._pieces.beginning_with(text[boundary.end :])
-        return Outlook(boundary, beginning.nexts, *beginning.split(boundary.weights))
+    def _outlooks(self, text: bytes, start: int) -> list[Outlook]:
+        """Of the boundaries of the word that began at `start`, those that pieces go on from as the text does."""
+        begin = self._pieces.beginnings.get
+        return [
+            (boundary, pieces)
+            for boundary in self._boundaries
+            if boundary.start == start and boundary.end <= len(text) and (pieces := begin(text[boundary.end :]))
+        ]
 
-    def _onward(self, outlook: Outlook, text: bytes, then: int | None) -> float:
+    def _onward(self, outlooks: list[Outlook], text: bytes, then: int | None) -> float:
         """The weight of all pieces that go on after the text, or with the byte `then`."""
-        if then is None:
-            return float(np.add.reduce(outlook.weights))
-        following = self._pieces.beginning_with(text[outlook.boundary.end :] + bytes((then,))).where
-        return float(np.add.reduce(outlook.boundary.weights[following]))
+        if then is not None:
+            grown = text + bytes((then,))
+            begin = self._pieces.beginnings.get
+            after = [(boundary, begin(grown[boundary.end :])) for boundary, _ in outlooks]
+            return sum(b.chance * np.add.reduce(b.weights[pieces.where]) for b, pieces in after if pieces)
+        return sum(b.chance * np.add.reduce(b.weights[pieces.longer]) for b, pieces in outlooks)
 
     def _begin_word(self, at: int) -> bool:
         """A word begins where one ended: at its boundary; False if that has not been read."""
@@ -174,7 +170,7 @@ class SubwordGuesser:
     def _step(self, here: Boundary, ids: tuple[int, ...], end: int, chance: float) -> Boundary:
         """The boundary after reading on from one."""
         row = self._engine.fork(here.row)
-        logits = self._engine.read([row], [list(ids)])[0][-1]
+        logits = self._engine.read([row], [ids])[0][-1]
         self._boundaries.append(Boundary(here.path + ids, here.start, end, row, self._probabilities(logits), chance))
         return self._boundaries[-1]
 
@@ -186,15 +182,19 @@ class SubwordGuesser:
 
     def _probabilities(self, logits: Logits) -> Weights:
         scores = logits.take(self._pieces.ids)
-        scores -= np.maximum.reduce(scores)
+        scores -= scores[scores.argmax()]
         weights = np.exp(scores, out=scores)
         weights /= np.add.reduce(weights)
         return weights
 
 
-def mixture(outlooks: list[Outlook]) -> Weights:
-    """(256,) weights of the next byte."""
+def mixture(outlooks: list[Outlook]) -> tuple[NDArray[np.intp], Weights]:
+    """The bytes that may come next, ascending, and their weights, up to a common factor."""
+    if len(outlooks) == 1:
+        ((boundary, pieces),) = outlooks
+        return pieces.nexts, pieces.by_next(boundary.weights)
     total = np.zeros(BYTES, np.float32)
-    for boundary, nexts, _, weights in outlooks:
-        total[nexts] += boundary.chance * weights
-    return total
+    for boundary, pieces in outlooks:
+        total[pieces.nexts] += boundary.chance * pieces.by_next(boundary.weights)
+    (candidates,) = total.nonzero()
+    return candidates, total[candidates]
