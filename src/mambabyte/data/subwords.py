@@ -85,10 +85,8 @@ class Subwords:
         Text without spaces, as Chinese or a genome, is one word; that would be cut, and read, from its beginning again
         and again. So a word is taken to begin anew every `LONGEST_WORD` bytes, though subwords may lie across.
         """
-        start = end = 0
-        for word in _WORD.finditer(data):
-            start, end = word.span()
-        return start + max(end - start - 1, 0) // LONGEST_WORD * LONGEST_WORD
+        words = _WORD.findall(data)
+        return len(data) - (len(words[-1]) - 1) % LONGEST_WORD - 1 if words else 0
 
     def write(self, path: Path) -> None:
         """Write the vocabulary to a file."""

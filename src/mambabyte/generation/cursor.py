@@ -62,21 +62,24 @@ class Cursor(NamedTuple):
         """The next byte, from its logits."""
         return int(self.scores(logits).argmax())
 
-    def draw(self, candidates: NDArray[np.intp], weights: NDArray[np.float32]) -> tuple[int, float]:
-        """The byte that wins if only `candidates` could come, with such weights, and by how much it leads.
+    def draw(self, candidates: NDArray[np.intp], weights: NDArray[np.float32]) -> tuple[int | None, float]:
+        """The byte that wins if only `candidates` could come, with such weights up to a common factor, and by how much.
 
-        A constraint may make another byte win, with a lead of 0.
+        None where there are none, or where a constraint makes another byte win.
         """
-        if self.free and len(candidates) == 1:
-            return int(candidates[0]), math.inf
+        free = self.free
+        if free and len(candidates) == 1:
+            return candidates.item(0), math.inf
+        if not len(candidates):
+            return None, 0.0
         logs = np.log(weights + TINY)
-        if self.free:
+        if free:
             best, by = lead(self.sampler.scores_among(candidates, logs, self.position))
-            return int(candidates[best]), by
+            return candidates.item(best), by
         logits = np.full(BYTES, UNLIKELY, np.float32)
         logits[candidates] = logs
         best, by = lead(self.scores(logits))
-        return best, by if logits[best] > UNLIKELY else 0.0
+        return (best, by) if logits[best] > UNLIKELY else (None, 0.0)
 
     def after(self, byte: int) -> "Cursor":
         """The place after `byte`."""

@@ -159,9 +159,10 @@ class Decoder:
         start = time.perf_counter()
         guesses = [row.guess(self.engine.at_once) for row in rows]
         guessed = time.perf_counter()
-        for row, guess in zip(rows, guesses, strict=True):
-            if guess and row.anchor is None and self.engine.tolerance > 0:
-                row.anchor = (self.engine.state(row.number), len(row.chosen) - 1)
+        if self.engine.tolerance > 0:
+            for row, guess in zip(rows, guesses, strict=True):
+                if guess and row.anchor is None:
+                    row.anchor = (self.engine.state(row.number), len(row.chosen) - 1)
         data = [bytes(row.chosen[-1:]) + guess for row, guess in zip(rows, guesses, strict=True)]
         logits = self.engine.read([row.number for row in rows], data)
         read = time.perf_counter()
@@ -174,10 +175,11 @@ class Decoder:
             if row.number == number and taken < len(after):
                 self.engine.rewind(number, taken)
         drafts = [row.draft for row in rows if row.draft is not None]
-        counts = sum(map(len, guesses)), self.statistics.bytes - before, sum(d.confidence.all_reads for d in drafts)
-        average = [total / len(rows) for total in (*counts, guessed - start, read - guessed)]
-        for draft in drafts:
-            draft.pace.time(*average)
+        if drafts:
+            counts = sum(map(len, guesses)), self.statistics.bytes - before, sum(d.confidence.all_reads for d in drafts)
+            average = [total / len(rows) for total in (*counts, guessed - start, read - guessed)]
+            for draft in drafts:
+                draft.pace.time(*average)
 
     def _advance(self, row: Row, guess: bytes, logits: Logits, won: bytes | None) -> int:
         """Choose bytes from their logits (1 + len(guess), 256) while the guess agrees; returns how many.

@@ -223,7 +223,7 @@ def lead(scores: Scores) -> tuple[int, float]:
         return best, math.inf
     others = scores.copy()
     others[best] = -np.inf
-    return best, float(scores[best] - np.maximum.reduce(others))
+    return best, scores.item(best) - others.item(others.argmax())
 
 
 def winners(logits: NDArray[np.float32], settings: Sampling, noise: Scores | None) -> list[int]:

@@ -8,29 +8,31 @@ from numpy.typing import NDArray
 
 
 class Beginning(NamedTuple):
-    """The pieces that begin with some bytes: `where` they lie, `whole` if the first of them is those bytes.
+    """The pieces that begin with some bytes lie at `where`; the one that is those bytes, if any, at `whole`, and the
+    longer ones at `longer`.
 
     `nexts` are the bytes that may follow in a piece, ascending, and `starts` where the pieces with each begin, counted
-    from the first of all.
+    from the first of the longer ones.
     """
 
     where: slice
-    whole: bool
+    whole: int | None
+    longer: slice
     nexts: NDArray[np.intp]
     starts: NDArray[np.intp]
 
-    def split(self, weights: NDArray[np.float32]) -> tuple[float, NDArray[np.float32]]:
-        """From the weights of all pieces, the beginning's own (0 if it is no piece) and those of each next byte."""
-        mine = weights[self.where]
-        nexts = np.add.reduceat(mine, self.starts) if len(self.starts) else mine[:0]
-        return float(mine[0]) if self.whole else 0.0, nexts
+    def ended(self, weights: NDArray[np.float32]) -> float:
+        """The weight of the bytes as a piece, from those of all pieces."""
+        return 0.0 if self.whole is None else weights.item(self.whole)
 
-
-NONE = Beginning(slice(0, 0), False, np.empty(0, np.intp), np.empty(0, np.intp))
+    def by_next(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The weight of each of `nexts`, from those of all pieces."""
+        return np.add.reduceat(weights[self.longer], self.starts)
 
 
 class SortedPieces:
-    """The beginnings of a vocabulary's pieces; `ids` are those of the pieces in lexicographic order."""
+    """The pieces of a vocabulary in lexicographic order, their `ids` in that order, and the pieces with each of their
+    `beginnings`."""
 
     def __init__(self, pieces: list[bytes]) -> None:
         self.ids = np.array(sorted(range(len(pieces)), key=pieces.__getitem__))
@@ -41,21 +43,18 @@ class SortedPieces:
         for place, piece in enumerate(self.pieces):
             for length in range(len(piece) + 1):
                 places.setdefault(piece[:length], []).append(place)
-        self._beginnings = {data: self._beginning(data, where) for data, where in places.items()}
-
-    def beginning_with(self, data: bytes) -> Beginning:
-        """The pieces that begin with `data`."""
-        return self._beginnings.get(data, NONE)
+        self.beginnings = {data: self._beginning(data, where) for data, where in places.items()}
 
     def _beginning(self, data: bytes, places: list[int]) -> Beginning:
         """`places` are those of its pieces, neighbours all."""
-        first, length = places[0], len(data)
+        first, end, length = places[0], places[-1] + 1, len(data)
         whole = self.pieces[first] == data
         groups = itertools.groupby(places[whole:], key=lambda place: self.pieces[place][length])
-        starts = {byte: next(some) - first for byte, some in groups}
+        starts = {byte: next(some) - first - whole for byte, some in groups}
         return Beginning(
-            slice(first, places[-1] + 1),
-            whole,
+            slice(first, end),
+            first if whole else None,
+            slice(first + whole, end),
             np.array(list(starts), dtype=np.intp),
             np.array(list(starts.values()), dtype=np.intp),
         )

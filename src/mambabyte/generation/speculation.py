@@ -206,8 +206,10 @@ class _Line:
 
 def agreement(a: bytes, b: bytes) -> int:
     """How many bytes of two strings agree before the first that differ, or one of them ends."""
-    shorter = min(len(a), len(b))
-    return next((i for i in range(shorter) if a[i] != b[i]), shorter)
+    for i, (one, other) in enumerate(zip(a, b, strict=False)):
+        if one != other:
+            return i
+    return min(len(a), len(b))
 
 
 def too_close(scores: Scores, logits: Logits, temperature: float, tolerance: float) -> bool:

@@ -7,7 +7,7 @@ be " st" and the beginning of "rong", or go on as " strong". The next byte's dis
 the model once it has a share in what comes. A rejection costs nothing but the reads after it: the states are held.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from mambabyte.data.subwords import Subwords
 from mambabyte.generation.cursor import Cursor
 from mambabyte.generation.drafters import drafting_engine
 from mambabyte.generation.engine import Engine, Logits, prefill
-from mambabyte.generation.sorted_pieces import SortedPieces
+from mambabyte.generation.sorted_pieces import Beginning, SortedPieces
 from mambabyte.generation.speculation import Confidence, agreement
 from mambabyte.models import ByteLM, SubwordLM
 from mambabyte.models.byte_lm import BYTES, DOCUMENT_START
@@ -28,25 +28,19 @@ Weights = NDArray[np.float32]
 
 
 class Boundary(NamedTuple):
-    """Between subwords: `path` are those since the first word that is held, which end at byte `end`; its word began at
-    byte `start`. A row of the engine has read the path; `weights` are the probabilities of each subword to follow, in
-    the vocabulary's lexicographic order, `chance` that of the word's subwords so far."""
+    """Between subwords: `path` are those since the first word that is held, which end at byte `end`. A row of the
+    engine has read the path; `weights` are the probabilities of each subword to follow, in the vocabulary's
+    lexicographic order, `chance` that of the word's subwords so far."""
 
     path: tuple[int, ...]
-    start: int
     end: int
     row: int
     weights: Weights
     chance: float
 
 
-class Outlook(NamedTuple):
-    """What a boundary expects after some bytes: that they are a subword (`ended`), or bytes `nexts` with `weights`."""
-
-    boundary: Boundary
-    nexts: NDArray[np.intp]
-    ended: float
-    weights: Weights
+# A boundary, and the pieces that go on from it as some bytes do.
+Outlook: TypeAlias = tuple[Boundary, Beginning]
 
 
 class SubwordDrafter:
@@ -75,7 +69,7 @@ class SubwordGuesser:
         start = subwords.last_word(text)
         context = prefill(engine.model, subwords.encode(text[:start] or DOCUMENT_START), outputs=len(subwords))
         first = self._probabilities(context.logits[0].cpu().numpy())
-        self._boundaries = [Boundary((), 0, 0, engine.join(context), first, 1.0)]
+        self._boundaries = [Boundary((), 0, engine.join(context), first, 1.0)]
         self._rest, self._judged, self._guessed = text[start:], 0, b""
 
     def read(self, data: bytes) -> None:
@@ -87,23 +81,23 @@ class SubwordGuesser:
     def guess(self, count: int, cursor: Cursor, confidence: Confidence) -> bytes:
         """See `Guesser.guess`."""
         self._catch_up(confidence)
-        text, start, decided = self._rest, 0, len(self._rest)
+        text, decided, word = self._rest, len(self._rest), 0  # the last word begins at byte `word`
+        outlooks = self._outlooks(self._boundaries, text)
         while len(text) - decided < count and not cursor.ended:
-            outlooks = self._expand(text, start, confidence, guessing=len(text) > decided)
-            if outlooks is None:
+            expanded = self._expand(outlooks, text, confidence, guessing=len(text) > decided)
+            if expanded is None:
                 break
-            total = mixture(outlooks)
-            candidates = np.flatnonzero(total)
-            if not len(candidates):
+            byte, by = cursor.draw(*mixture(expanded))
+            if byte is None or not confidence.byte(by):
                 break
-            byte, by = cursor.draw(candidates, total[candidates])
-            if not total[byte] or not confidence.byte(by):  # a constraint may want what no subword has here
+            grown, boundaries = text + bytes((byte,)), [boundary for boundary, _ in expanded]
+            begins = word + self._subwords.last_word(grown[word:])
+            if begins > word:
+                boundaries = [boundary._replace(chance=1.0) for boundary in boundaries if boundary.end == begins]
+            outlooks = self._outlooks(boundaries, grown)
+            if not outlooks:  # a word begins where no boundary has been read
                 break
-            grown = text + bytes((byte,))
-            begins = start + self._subwords.last_word(grown[start:])
-            if begins > start and not self._begin_word(begins):
-                break
-            text, start, cursor = grown, begins, cursor.after(byte)
+            text, word, cursor = grown, begins, cursor.after(byte)
         self._guessed = text[decided:]
         return self._guessed
 
@@ -116,7 +110,8 @@ class SubwordGuesser:
         start = self._subwords.last_word(self._rest)
         if start == 0:
             for length in range(self._judged + 1, len(self._rest)):
-                self._expand(self._rest[:length], 0, confidence, then=self._rest[length])
+                text = self._rest[:length]
+                self._expand(self._outlooks(self._boundaries, text), text, confidence, then=self._rest[length])
                 self._judged = length
             return
         path = tuple(self._subwords.encode(self._rest[:start]))
@@ -126,56 +121,52 @@ class SubwordGuesser:
             confidence.catch_up()
             last = self._step(last, path[len(last.path) :], start, 1.0)
         self._rest, self._judged = self._rest[start:], 0
-        self._keep([last._replace(path=(), start=0, end=0, chance=1.0)])
+        self._keep([last._replace(path=(), end=0, chance=1.0)])
         self._catch_up(confidence)
 
     def _expand(
-        self, text: bytes, start: int, confidence: Confidence, guessing: bool = False, then: int | None = None
+        self,
+        outlooks: list[Outlook],
+        text: bytes,
+        confidence: Confidence,
+        guessing: bool = False,
+        then: int | None = None,
     ) -> list[Outlook] | None:
         """Read the boundary at the text's end if it has a share in what comes next, or in the byte that is known to
-        come. Returns what every boundary of the word that began at `start` has to say there; None if that is not worth
-        a read."""
-        outlooks = [self._outlook(text, b) for b in self._boundaries if b.start == start and b.end <= len(text)]
-        if len(text) == start or any(outlook.boundary.end == len(text) for outlook in outlooks):
+        come. Returns the outlooks on that, its own too; None if that is not worth a read."""
+        if len(text) in [boundary.end for boundary, _ in outlooks]:
             return outlooks
-        ends = [boundary.chance * ended for boundary, _, ended, _ in outlooks]
-        on = sum(outlook.boundary.chance * self._onward(outlook, text, then) for outlook in outlooks)
+        ends = [boundary.chance * pieces.ended(boundary.weights) for boundary, pieces in outlooks]
         here = sum(ends)
-        if here <= SHARE * (here + on):
+        if here == 0 or here <= SHARE * (here + self._onward(outlooks, text, then)):
             return outlooks
         if not guessing:
             confidence.catch_up()
         elif not confidence.read():
             return None
-        best = outlooks[int(np.argmax(ends))].boundary
+        best, _ = outlooks[ends.index(max(ends))]
         read = self._step(best, (self._subwords.numbers[text[best.end :]],), len(text), here)
-        outlooks.append(self._outlook(text, read))
-        return outlooks
+        return [*outlooks, (read, self._pieces.beginnings[b""])]
 
-    def _outlook(self, text: bytes, boundary: Boundary) -> Outlook:
-        beginning = self._pieces.beginning_with(text[boundary.end :])
-        return Outlook(boundary, beginning.nexts, *beginning.split(boundary.weights))
+    def _outlooks(self, boundaries: list[Boundary], text: bytes) -> list[Outlook]:
+        """Of these boundaries those that pieces go on from as the text does."""
+        begin = self._pieces.beginnings.get
+        return [(b, pieces) for b in boundaries if b.end <= len(text) and (pieces := begin(text[b.end :]))]
 
-    def _onward(self, outlook: Outlook, text: bytes, then: int | None) -> float:
+    def _onward(self, outlooks: list[Outlook], text: bytes, then: int | None) -> float:
         """The weight of all pieces that go on after the text, or with the byte `then`."""
-        if then is None:
-            return float(np.add.reduce(outlook.weights))
-        following = self._pieces.beginning_with(text[outlook.boundary.end :] + bytes((then,))).where
-        return float(np.add.reduce(outlook.boundary.weights[following]))
-
-    def _begin_word(self, at: int) -> bool:
-        """A word begins where one ended: at its boundary; False if that has not been read."""
-        ended = next((boundary for boundary in self._boundaries if boundary.end == at), None)
-        if ended is None:
-            return False
-        self._boundaries.append(ended._replace(start=at, chance=1.0))
-        return True
+        if then is not None:
+            grown = text + bytes((then,))
+            begin = self._pieces.beginnings.get
+            after = [(boundary, begin(grown[boundary.end :])) for boundary, _ in outlooks]
+            return sum(b.chance * np.add.reduce(b.weights[pieces.where]) for b, pieces in after if pieces)
+        return sum(b.chance * np.add.reduce(b.weights[pieces.longer]) for b, pieces in outlooks)
 
     def _step(self, here: Boundary, ids: tuple[int, ...], end: int, chance: float) -> Boundary:
         """The boundary after reading on from one."""
         row = self._engine.fork(here.row)
-        logits = self._engine.read([row], [list(ids)])[0][-1]
-        self._boundaries.append(Boundary(here.path + ids, here.start, end, row, self._probabilities(logits), chance))
+        logits = self._engine.read([row], [ids])[0][-1]
+        self._boundaries.append(Boundary(here.path + ids, end, row, self._probabilities(logits), chance))
         return self._boundaries[-1]
 
     def _keep(self, boundaries: list[Boundary]) -> None:
@@ -186,15 +177,19 @@ class SubwordGuesser:
 
     def _probabilities(self, logits: Logits) -> Weights:
         scores = logits.take(self._pieces.ids)
-        scores -= np.maximum.reduce(scores)
+        scores -= scores[scores.argmax()]
         weights = np.exp(scores, out=scores)
         weights /= np.add.reduce(weights)
         return weights
 
 
-def mixture(outlooks: list[Outlook]) -> Weights:
-    """(256,) weights of the next byte."""
+def mixture(outlooks: list[Outlook]) -> tuple[NDArray[np.intp], Weights]:
+    """The bytes that may come next, ascending, and their weights, up to a common factor."""
+    if len(outlooks) == 1:
+        ((boundary, pieces),) = outlooks
+        return pieces.nexts, pieces.by_next(boundary.weights)
     total = np.zeros(BYTES, np.float32)
-    for boundary, nexts, _, weights in outlooks:
-        total[nexts] += boundary.chance * weights
-    return total
+    for boundary, pieces in outlooks:
+        total[pieces.nexts] += boundary.chance * pieces.by_next(boundary.weights)
+    (candidates,) = total.nonzero()
+    return candidates, total[candidates]
