@@ -14,6 +14,7 @@ import torch
 
 from mambabyte.ops import nvrtc
 from mambabyte.ops.causal_conv import cuda as conv
+from mambabyte.ops.causal_conv.cuda_plan import LONG_BACKWARD_ROWS, Problem
 from mambabyte.ops.cross_entropy import cuda as cross_entropy
 from mambabyte.ops.norm import cuda as norm
 from mambabyte.ops.selective_scan import cuda as scan
@@ -63,13 +64,22 @@ def scan_case(states: int, dtype: torch.dtype = torch.bfloat16, *, resets: bool 
     return Case(f"{NAMES[dtype]}, {states} states{', resets' if resets else ''}", tuple(kernels))
 
 
-def conv_case(taps: int, dtype: torch.dtype = torch.bfloat16, *, resets: bool = False) -> Case:
-    """The convolution's kernels with SiLU."""
-    kernels = [
-        conv._compiled(name, sizes[2], nvrtc.IO_CODES[dtype], taps, True, resets, True)
-        for name, sizes in (("conv_forward", conv.FORWARD), ("conv_backward", conv.BACKWARD))
-    ]
-    return Case(f"{NAMES[dtype]}, {taps} taps{', resets' if resets else ''}", tuple(kernels))
+def conv_case(
+    taps: int,
+    dtype: torch.dtype = torch.bfloat16,
+    *,
+    resets: bool = False,
+    channels: int = 2048,
+    row_stride: int = 4096,
+    aligned: bool = True,
+) -> Case:
+    """The convolution's kernels with SiLU, for x as half of xz unless changed."""
+    problem = Problem(dtype, channels, taps, silu=True, resets=resets, aligned=aligned)
+    chosen = [conv._forward_kernel(problem, row_stride), conv._backward_kernel(problem, LONG_BACKWARD_ROWS)]
+    if not resets:
+        chosen += [conv._step_kernel(problem)]
+    named = f"{NAMES[dtype]}, {taps} taps{'' if aligned else ', odd channels'}{', resets' if resets else ''}"
+    return Case(named, tuple(kernel for kernel, _ in chosen))
 
 
 def norm_case(width: int, kind: str = "rms") -> Case:
@@ -93,6 +103,7 @@ def table() -> Iterator[Case]:
         (torch.bfloat16, torch.float32), (1, 2, 4, 8, 16, 32, 64), (False, True)
     ):
         yield scan_case(states, dtype, resets=resets)
+    yield conv_case(4)
     for dtype, taps in itertools.product((torch.bfloat16, torch.float32), (2, 4, 9, 16)):
         yield conv_case(taps, dtype, resets=True)
     yield from (norm_case(width, kind) for width in (1024, 16384) for kind in ("rms", "layer"))

@@ -39,11 +39,11 @@ def spilled(case: Case, arch: str) -> dict[str, int]:
     return {kernel.name: compiled(kernel, arch).spilled for kernel in case.kernels}
 
 
-TRAINED = [scan_case(16), conv_case(4, resets=True), norm_case(1024), cross_entropy_case(256)]
+TRAINED = [scan_case(16), conv_case(4), conv_case(4, resets=True), norm_case(1024), cross_entropy_case(256)]
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-@pytest.mark.parametrize("case", TRAINED, ids=lambda case: case.kernels[0].name)
+@pytest.mark.parametrize("case", TRAINED, ids=lambda case: f"{case.kernels[0].name}, {case.problem}")
 def test_what_is_trained_does_not_spill(case: Case, arch: str) -> None:
     assert not any(spilled(case, arch).values())
 
@@ -60,6 +60,9 @@ def test_scan_with_resets_spills_a_register_or_with_few_states_some(states: int,
     [
         scan_case(5, gated=False),
         scan_case(64, torch.float16, aligned=False, aligned_bc=False),
+        conv_case(4, channels=3584, row_stride=3584),
+        conv_case(4, torch.float32, resets=True),
+        conv_case(4, resets=True, channels=1001, row_stride=1001, aligned=False),
         conv_case(8, torch.float32),
         norm_case(4096, "layer"),
     ],

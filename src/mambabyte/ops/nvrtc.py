@@ -20,7 +20,7 @@ IO_CODES = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
 WARPGROUPS = "sm_90a"  # the one architecture whose warps can multiply by fours (wgmma)
 # A block gets more than this much shared memory only after the driver is asked for it.
 STATIC_SHARED_LIMIT = 48 * 1024
-# Kernels reach the rows of a block, at most 128, by 32-bit offsets from the first.
+# Kernels reach the rows of a block, at most 256, by 32-bit offsets from the first.
 MAX_ROW_STRIDE = 1 << 23
 
 

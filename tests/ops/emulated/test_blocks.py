@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mambabyte.ops import causal_conv, causal_conv_step, norm, selective_scan, selective_scan_step
+from mambabyte.ops.causal_conv import cuda_plan
 from mambabyte.ops.norm import cuda as norm_kernels
 from tests.ops.gpu.compare import TOLERANCE, check
 from tests.ops.scan_cases import conv_inputs, scan_inputs
@@ -37,6 +38,26 @@ def test_steps_where_states_have_gaps() -> None:
 
 def test_convolution_of_many_channels() -> None:
     check(causal_conv, conv_inputs(1, 3, 516), FLOAT32)
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 15, 24, 32, 33])
+def test_convolution_whose_stretches_end_with_the_sequence_or_not(length: int) -> None:
+    """Eight rows a stretch, four stretches a block, and one more for the final state."""
+    check(causal_conv, conv_inputs(2, length, 8, dtype=torch.bfloat16), TOLERANCE[torch.bfloat16])
+
+
+@pytest.mark.parametrize("taps", [1, 3, 9, 16])
+def test_convolution_of_few_and_many_taps(taps: int) -> None:
+    for length in (2, 21):
+        check(causal_conv, conv_inputs(1, length, 8, taps), FLOAT32)
+
+
+@pytest.mark.parametrize("length", [256, 258, 300])
+def test_convolution_of_long_stretches_backward(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What large problems take."""
+    monkeypatch.setattr(cuda_plan, "ENOUGH_BLOCKS", 1)
+    assert cuda_plan.backward_rows(1, length, 4) == 256
+    check(causal_conv, conv_inputs(1, length, 4), FLOAT32)
 
 
 def test_convolution_where_a_document_ends_before_a_stretch_of_time() -> None:

@@ -10,6 +10,7 @@ from tests.ops.test_mixer import case
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)], ids=str)
 def test_values_and_gradients(dtype: torch.dtype, tolerance: float) -> None:
+    torch.manual_seed(0)  # where both rows start with a reset dconv_state is 0, to which no error is relative
     ours = case(2, 9, 8, 5, 3)
     ours |= {"xz": ours["xz"].to(dtype), "resets": torch.rand(2, 9) < 0.2}
     exact = {k: v.double() if v.is_floating_point() else v for k, v in ours.items()}

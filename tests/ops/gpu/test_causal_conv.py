@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from mambabyte.ops import causal_conv, causal_conv_step
+from mambabyte.ops.causal_conv import cuda_plan
 
 from .compare import TOLERANCE, check, outputs_and_gradients
 
@@ -31,7 +32,12 @@ def test_values_and_gradients(length: int, dtype: torch.dtype) -> None:
     check(causal_conv, problem(2, length, 96, 4, dtype), TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("width", [1, 2, 3, 5, 9])
+def test_long_stretches_backward() -> None:
+    assert cuda_plan.backward_rows(300, 300, 20) > cuda_plan.backward_rows(3, 300, 20)
+    check(causal_conv, problem(300, 300, 20, 4, torch.bfloat16), TOLERANCE[torch.bfloat16])
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 5, 9, 16])
 @pytest.mark.parametrize("channels", [3, 6, 514])
 def test_widths_and_channels(channels: int, width: int) -> None:
     check(causal_conv, problem(2, 70, channels, width, torch.float32), TOLERANCE[torch.float32])

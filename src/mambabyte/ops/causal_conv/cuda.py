@@ -1,4 +1,4 @@
-"""The causal convolution on an NVIDIA GPU: CUDA C++ in kernels.cu, compiled at run time. Gradients are deterministic.
+"""The causal convolution on an NVIDIA GPU: CUDA C++, compiled at run time. Gradients are deterministic.
 
 Inputs may be strided as long as channels are neighbours in memory, anything else is copied.
 """
@@ -9,13 +9,11 @@ import torch
 from torch import Tensor
 
 from mambabyte.ops import nvrtc
+from mambabyte.ops.causal_conv import cuda_plan
+from mambabyte.ops.causal_conv.cuda_plan import Problem
 
-SOURCES = ("device.cuh", "causal_conv/kernels.cu")
+HEADERS = ("device.cuh", "causal_conv/window.cuh")
 MAX_WIDTH = 16
-# Rows a thread walks, rows on their way from memory at once, threads a block; tuned on an H200.
-FORWARD, BACKWARD = (32, 16, 256), (128, 4, 128)
-# With more taps a quarter of the rows is on the way at once: the taps take the registers.
-FEW_TAPS = 8
 
 
 def why_not(x: Tensor, width: int) -> str | None:
@@ -36,22 +34,19 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """y (B, L, E) and the final state (B, W - 1, E), both in x's dtype."""
     batch, length, width = x.shape
-    taps = weight.shape[1]
     x = nvrtc.neighbouring(x)
     state = None if initial_state is None else initial_state.to(x.dtype).contiguous()
-    y, last = x.new_empty(x.shape), x.new_empty(batch, taps - 1, width)
+    y, last = x.new_empty(x.shape), x.new_empty(batch, weight.shape[1] - 1, width)
     if x.numel() == 0:
         last.copy_(state) if state is not None else last.zero_()
         return y, last
-    rows, _, threads = FORWARD
-    if width % (4 * threads):  # smaller blocks leave fewer threads without channels: 0.7% at 3,584
-        threads //= 2
-    kernel = _kernel("conv_forward", threads, x, taps, activation, resets, x, state)
-    stretches = -(-length // rows)
+    problem = _problem(x, weight, activation, resets, x, state)
+    kernel, sizes = _forward_kernel(problem, x.stride(1) if length > 1 else width)
+    stretches = cuda_plan.forward_stretches(length, sizes["ROWS"])
+    blocks = batch * stretches // sizes["SLICES"] * cuda_plan.columns(width, sizes["LANES"])
     with torch.cuda.device(x.device):
-        parameters = (nvrtc.floats(weight), nvrtc.floats(bias), state, _bytes(resets))
-        outputs = (y, last, length, width, stretches)
-        kernel(_grid(batch * stretches, width, threads), threads, *_strided(x), *parameters, *outputs)
+        inputs = (x, x.stride(0), nvrtc.floats(weight), nvrtc.floats(bias), state, _bytes(resets))
+        kernel((blocks,), sizes["LANES"] * sizes["SLICES"], *inputs, y, last, length, stretches)
     return y, last
 
 
@@ -78,16 +73,17 @@ def backward(
     dlast = None if dfinal is None else dfinal.to(x.dtype).contiguous()
     dx = x.new_empty(x.shape) if dx is None else dx
     dstate = None if state is None else torch.empty_like(state)
-    rows, _, threads = BACKWARD
+    rows = cuda_plan.backward_rows(batch, length, width)
     stretches = -(-length // rows)
     partial = torch.empty(batch * stretches, taps + 1, width, device=x.device, dtype=torch.float32)
     if x.numel() > 0:
-        kernel = _kernel("conv_backward", threads, x, taps, activation, resets, x, dy, dx, state, dlast)
+        problem = _problem(x, weight, activation, resets, x, dy, dx, state, dlast)
+        kernel, sizes = _backward_kernel(problem, rows)
+        blocks = batch * stretches * cuda_plan.columns(width, sizes["LANES"])
         with torch.cuda.device(x.device):
             parameters = (nvrtc.floats(weight), nvrtc.floats(bias), state, _bytes(resets))
-            outputs = (dlast, *_strided(dx), dstate, partial, length, width, stretches)
-            grid = _grid(batch * stretches, width, threads)
-            kernel(grid, threads, *_strided(x), *parameters, *_strided(dy), *outputs)
+            outputs = (dlast, *_strided(dx), dstate, partial, length, stretches)
+            kernel((blocks,), sizes["LANES"], *_strided(x), *parameters, *_strided(dy), *outputs)
     elif dstate is not None:
         dstate.copy_(dlast) if dlast is not None else dstate.zero_()
     dweight = partial[:, :taps].sum(0).t().to(weight.dtype)
@@ -108,32 +104,39 @@ def step(state: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, *, activ
     y = x.new_empty(x.shape)
     if x.numel() == 0:
         return y
-    threads = FORWARD[2]
-    kernel = _kernel("conv_step", threads, x, weight.shape[1], activation, None, x, state)
+    kernel, sizes = _step_kernel(_problem(x, weight, activation, None, x, state))
     with torch.cuda.device(x.device):
         parameters = (nvrtc.floats(weight), nvrtc.floats(bias))
-        kernel(_grid(batch, width, threads), threads, *_strided(state), x, x.stride(0), *parameters, y, width)
+        blocks = batch * cuda_plan.columns(width, sizes["LANES"])
+        kernel((blocks,), sizes["LANES"], *_strided(state), x, x.stride(0), *parameters, y)
     return y
 
 
-def _kernel(
-    name: str, threads: int, x: Tensor, taps: int, activation: str | None, resets: Tensor | None, *rows: Tensor | None
-) -> nvrtc.Kernel:
-    aligned = nvrtc.whole_quads(*rows)
-    return _compiled(name, threads, nvrtc.IO_CODES[x.dtype], taps, activation == "silu", resets is not None, aligned)
+def _problem(x: Tensor, weight: Tensor, activation: str | None, resets: Tensor | None, *rows: Tensor | None) -> Problem:
+    channels, taps = weight.shape
+    return Problem(x.dtype, channels, taps, activation == "silu", resets is not None, nvrtc.whole_quads(*rows))
+
+
+Compiled = tuple[nvrtc.Kernel, dict[str, int]]  # a kernel and the macros that it is compiled with
 
 
 @lru_cache(maxsize=256)
-def _compiled(name: str, threads: int, io: int, taps: int, silu: bool, resets: bool, aligned: bool) -> nvrtc.Kernel:
-    options = {"IO": io, "WIDTH": taps, "SILU": int(silu), "RESETS": int(resets), "ALIGNED": int(aligned)}
-    rows, read, _ = BACKWARD if name == "conv_backward" else FORWARD
-    if taps > FEW_TAPS:
-        read //= 4
-    return nvrtc.get(SOURCES, name, **options, ROWS=rows, READ=read, THREADS=threads)
+def _forward_kernel(problem: Problem, row_stride: int) -> Compiled:
+    return _compiled("forward", problem.forward(row_stride))
 
 
-def _grid(stretches: int, width: int, threads: int) -> tuple[int, int]:
-    return stretches, -(-width // (4 * threads))
+@lru_cache(maxsize=256)
+def _backward_kernel(problem: Problem, rows: int) -> Compiled:
+    return _compiled("backward", problem.backward(rows))
+
+
+@lru_cache(maxsize=256)
+def _step_kernel(problem: Problem) -> Compiled:
+    return _compiled("step", problem.step())
+
+
+def _compiled(name: str, sizes: dict[str, int]) -> Compiled:
+    return nvrtc.get((*HEADERS, f"causal_conv/{name}.cu"), f"conv_{name}", **sizes), sizes
 
 
 def _bytes(resets: Tensor | None) -> Tensor | None:
