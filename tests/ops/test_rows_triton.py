@@ -31,14 +31,15 @@ def test_norm(width: int, kind: str, device: str) -> None:
 
 def test_norm_has_the_dtypes_asked_for(device: str) -> None:
     x, weight = torch.randn(2, 3, 8, device=device).bfloat16(), torch.randn(8, device=device)
-    # in units of 2^-24: eight squares and their sum, halved by the root; rsqrt.approx 2.2; two products; then one rounding
+    # in units of 2^-24: eight squares and their sum, halved by the root; rsqrt.approx 2.2; two products. The interpreter
+    # cuts bits off where a GPU rounds.
     arithmetic = (8 / 2 + 2.2 + 2) * 2**-24
     for asked in (torch.float32, torch.float16, torch.bfloat16):
         y, stream = norm(x.requires_grad_(), weight, out_dtype=asked, backend="triton")
         expected, same = norm(x.double(), weight.double(), out_dtype=torch.float64, backend="reference")
         assert (y.dtype, stream.dtype) == (asked, torch.float32)
         assert torch.equal(stream, same.float())
-        assert relative_error(y.detach(), expected.detach()) < torch.finfo(asked).eps / 2 + arithmetic
+        assert relative_error(y.detach(), expected.detach()) < torch.finfo(asked).eps + arithmetic
         (dx,) = torch.autograd.grad(y.float().square().sum(), x)
         (truth,) = torch.autograd.grad(expected.square().sum(), x)
         assert relative_error(dx, truth) < 3 * torch.finfo(torch.bfloat16).eps
