@@ -31,8 +31,8 @@ def test_norm(width: int, kind: str, device: str) -> None:
 
 def test_norm_has_the_dtypes_asked_for(device: str) -> None:
     x, weight = torch.randn(2, 3, 8, device=device).bfloat16(), torch.randn(8, device=device)
-    # in units of 2^-24: eight squares and their sum, halved by the root; rsqrt.approx 2.2; two products. The interpreter
-    # cuts bits off where a GPU rounds.
+    # in units of 2^-24: eight squares and their sum, halved by the root; rsqrt.approx 2.2; two products (16 bits: the
+    # interpreter cuts off where a GPU rounds)
     arithmetic = (8 / 2 + 2.2 + 2) * 2**-24
     for asked in (torch.float32, torch.float16, torch.bfloat16):
         y, stream = norm(x.requires_grad_(), weight, out_dtype=asked, backend="triton")
