@@ -22,7 +22,7 @@ Scores = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 NOISE_BLOCK = 32  # positions whose noise is drawn at once: 2 microseconds a byte instead of 10
-TINY = np.float32(1e-30)  # what is divided by is at least this
+TINY = 1e-30  # what float32 is divided by is at least this
 COLDEST = 1e-200  # below it a temperature could only overflow: any two logits that differ are as far apart as need be
 
 
@@ -227,8 +227,7 @@ class Sampler:
         """
         temperature = self.settings.temperature
         if temperature not in (0, 1):
-            shares = weights / max(weights.max(), TINY)
-            weights = np.power(shares, 1 / max(temperature, COLDEST), dtype=np.float64)
+            weights = (weights / max(weights.item(weights.argmax()), TINY)) ** (1 / max(temperature, TINY))
         pace = weights / self.noise.waits(position) if temperature > 0 else weights.copy()
         best = int(pace.argmax())
         first = pace.item(best)
