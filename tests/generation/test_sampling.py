@@ -186,15 +186,22 @@ def test_one_place_that_is_not_finite_among_several_is_an_error(temperature):
         winners(logits, Sampling(temperature=temperature), np.zeros((3, 256)) if temperature else None)
 
 
-@given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([1.0, 1.5]))
-def test_a_draw_among_candidates_is_the_draw_among_all_when_no_other_can_come(seed, temperature, penalty):
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([0.0, 0.5, 1.0, 2.0]),
+    st.sampled_from([1.0, 1.5]),
+    st.sampled_from([None, 3]),
+)
+def test_a_draw_from_weights_is_that_from_their_logarithms(seed, temperature, penalty, top_k):
     rng = np.random.default_rng(seed)
     candidates = np.unique(rng.integers(0, 256, 6))
-    weights = rng.random(len(candidates)).astype(np.float32) + np.float32(1e-3)
-    cursor = Cursor(Sampler(Sampling(temperature=temperature, repetition_penalty=penalty), seed), left=9)
-    byte, lead = cursor.draw(candidates, weights)
+    weights = np.zeros(256, np.float32)
+    weights[candidates] = rng.random(len(candidates)) + 1e-3
+    settings = Sampling(temperature=temperature, repetition_penalty=penalty, top_k=top_k)
+    cursor = Cursor(Sampler(settings, seed), left=9)
+    byte, lead = cursor.draw(weights)
     logits = np.full(256, -1e4, np.float32)
-    logits[candidates] = np.log(weights)
+    logits[candidates] = np.log(weights[candidates])
     scores = cursor.scores(logits)
     assert byte == scores.argmax()
     if len(candidates) > 1:
@@ -202,3 +209,4 @@ def test_a_draw_among_candidates_is_the_draw_among_all_when_no_other_can_come(se
         assert lead == pytest.approx(first - second, abs=1e-4)
     else:
         assert lead > 100
+    assert cursor.draw(np.zeros(256, np.float32)) == (None, 0.0)

@@ -18,7 +18,7 @@ from mambabyte.generation.engine import open_engine
 from mambabyte.generation.sampling import Sampler, Sampling
 from mambabyte.generation.sorted_pieces import SortedPieces
 from mambabyte.generation.speculation import Confidence
-from mambabyte.generation.subword_drafter import SubwordDrafter, SubwordGuesser, mixture
+from mambabyte.generation.subword_drafter import SubwordDrafter, SubwordGuesser, mixture, narrowed, weigh
 from tests.generation.conftest import tiny_model
 
 TEXT = b"the cat sat on the mat; the dog sat on the log. caf\xc3\xa9 \xff\n" * 20
@@ -41,6 +41,7 @@ def test_pieces_with_a_beginning_are_found_and_summed(data, piece):
             assert found.ended(weights) == expected.pop(None, 0)
             assert weights[found.longer].sum() == expected.total()
             assert dict(zip(found.nexts.tolist(), found.by_next(weights).tolist(), strict=True)) == expected
+            assert found.after == {byte: pieces.beginnings[beginning + bytes((byte,))] for byte in found.nexts}
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +96,9 @@ def test_each_byte_of_a_long_word_is_judged_once(word, monkeypatch):
     """However long the word is, a byte that was decided costs one judgement, and not one in every guess after it."""
     judged, expand = Counter(), SubwordGuesser._expand
 
-    def counting(guesser, outlooks, text, confidence, guessing=False, then=None):
-        judged["decided" if then is not None else "guessed"] += 1
-        return expand(guesser, outlooks, text, confidence, guessing, then)
+    def counting(guesser, outlooks, text, *rest, **options):
+        judged["decided" if len(text) < len(guesser._rest) else "guessed"] += 1
+        return expand(guesser, outlooks, text, *rest, **options)
 
     monkeypatch.setattr(SubwordGuesser, "_expand", counting)
     guesser = SubwordDrafter(tiny_model(seed=6, vocab_size=len(SUBWORDS)), SUBWORDS).begin(b"the ")
@@ -140,11 +141,13 @@ def test_a_word_is_a_mixture_over_its_cuts():
         patch.setattr("mambabyte.generation.subword_drafter.SHARE", 0.0)
         confidence = Confidence([1.0] * 8, 0.0, 0.0)
         guesser._catch_up(confidence)
-        outlooks = guesser._outlooks(guesser._boundaries, b" th")
-        candidates, weights = mixture(guesser._expand(outlooks, b" th", confidence))
-    found = np.zeros(256)
-    found[candidates] = weights / weights.sum()
-    np.testing.assert_allclose(found, expected / expected.sum(), rtol=0.05, atol=0.02)
+        outlooks = guesser._outlooks(b" th")
+        assert guesser._expand(outlooks, b" th", None, confidence)
+        weights = mixture(outlooks)
+    np.testing.assert_allclose(weights / weights.sum(), expected / expected.sum(), rtol=0.05, atol=0.02)
+    assert outlooks[0][0].chance * weights.sum() == pytest.approx(weigh(outlooks), rel=1e-4)
+    byte = int(weights.argmax())
+    assert outlooks[0][0].chance * weights[byte] == pytest.approx(weigh(narrowed(outlooks, byte)), rel=1e-4)
 
 
 def test_a_trained_drafter_is_right_often(monkeypatch):

@@ -4,7 +4,6 @@ A drafter is handed the row's cursor and walks ahead with it: it draws with the 
 that will judge its guess, so that it guesses right wherever its distribution makes the same byte win.
 """
 
-import math
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -14,7 +13,6 @@ from mambabyte.generation.sampling import Mask, Sampler, Scores, lead
 from mambabyte.models.byte_lm import BYTES
 
 UNLIKELY = -1e4  # log weight of a byte that a drafter does not reckon with
-TINY = np.float32(1e-30)  # added to weights whose logarithm is taken
 
 
 class Rule(Protocol):
@@ -62,24 +60,18 @@ class Cursor(NamedTuple):
         """The next byte, from its logits."""
         return int(self.scores(logits).argmax())
 
-    def draw(self, candidates: NDArray[np.intp], weights: NDArray[np.float32]) -> tuple[int | None, float]:
-        """The byte that wins if only `candidates` could come, with such weights up to a common factor, and by how much.
+    def draw(self, weights: NDArray[np.float32]) -> tuple[int | None, float]:
+        """The byte that wins if the next one has such weights (256,), up to a common factor, and by how much it does.
 
-        None where there are none, or where a constraint makes another byte win.
+        None where all weights are 0, or where a constraint makes a byte of weight 0 win.
         """
-        free = self.free
-        if free and len(candidates) == 1:
-            return candidates.item(0), math.inf
-        if not len(candidates):
+        if self.free and not self.sampler.settings.truncates:
+            return self.sampler.race(weights, self.position)
+        if not weights.any():
             return None, 0.0
-        logs = np.log(weights + TINY)
-        if free:
-            best, by = lead(self.sampler.scores_among(candidates, logs, self.position))
-            return candidates.item(best), by
         logits = np.full(BYTES, UNLIKELY, np.float32)
-        logits[candidates] = logs
-        best, by = lead(self.scores(logits))
-        return (best, by) if logits[best] > UNLIKELY else (None, 0.0)
+        best, by = lead(self.scores(np.log(weights, out=logits, where=weights > 0)))
+        return (best, by) if weights[best] else (None, 0.0)
 
     def after(self, byte: int) -> "Cursor":
         """The place after `byte`."""

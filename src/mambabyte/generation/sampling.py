@@ -22,6 +22,7 @@ Scores = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 NOISE_BLOCK = 32  # positions whose noise is drawn at once: 2 microseconds a byte instead of 10
+TINY = 1e-30  # what float32 is divided by is at least this
 COLDEST = 1e-200  # below it a temperature could only overflow: any two logits that differ are as far apart as need be
 
 
@@ -164,31 +165,39 @@ class Noise:
         if seed >= 2**64:
             raise ValueError(f"seed must be less than 2**64, got {seed}")
         self.seed = int(seed)
-        self._blocks: dict[int, Scores] = {}
+        self._generator = np.random.Generator(np.random.Philox(key=self.seed))
+        self._start = self._generator.bit_generator.state
+        self._blocks: dict[int, tuple[Scores, NDArray[np.float32]]] = {}
 
     def __getitem__(self, position: int) -> Scores:
         block, offset = divmod(position, NOISE_BLOCK)
-        values = self._blocks.get(block)
-        return (self._draw(block) if values is None else values)[offset]
+        return self._block(block)[0][offset]
+
+    def waits(self, position: int) -> NDArray[np.float32]:
+        """(256,) e^-g(position): how long a byte of weight 1 takes to come, where the first to come is chosen."""
+        block, offset = divmod(position, NOISE_BLOCK)
+        return self._block(block)[1][offset]
 
     def rows(self, position: int, count: int) -> Scores:
         """(count, 256) the noise of so many positions from `position` on."""
         block, offset = divmod(position, NOISE_BLOCK)
-        values = self._blocks.get(block)
-        values = self._draw(block) if values is None else values
+        values, _ = self._block(block)
         if offset + count <= NOISE_BLOCK:
             return values[offset : offset + count]
         rest = offset + count - NOISE_BLOCK
         return np.concatenate((values[offset:], self.rows(position + count - rest, rest)))
 
-    def _draw(self, block: int) -> Scores:
-        generator = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, block, 0]))
-        exponential = -np.log1p(-generator.random((NOISE_BLOCK, BYTES)))
-        values = -np.log(np.maximum(exponential, 2.0**-54))
+    def _block(self, block: int) -> tuple[Scores, NDArray[np.float32]]:
+        """The noise and the waits of its positions, each (32, 256)."""
+        if (known := self._blocks.get(block)) is not None:
+            return known
+        self._start["state"]["counter"][2] = block
+        self._generator.bit_generator.state = self._start
+        waits = np.maximum(-np.log1p(-self._generator.random((NOISE_BLOCK, BYTES))), 2.0**-54)
         if len(self._blocks) == 2:
             del self._blocks[next(iter(self._blocks))]
-        self._blocks[block] = values
-        return values
+        self._blocks[block] = -np.log(waits), waits.astype(np.float32)
+        return self._blocks[block]
 
 
 class Sampler:
@@ -210,17 +219,28 @@ class Sampler:
         scores = log_weights(logits, self.settings, set(recent), allowed)
         return scores + self.noise[position] if self.settings.temperature > 0 else scores
 
-    def scores_among(self, candidates: NDArray[np.intp], logs: NDArray[np.float32], position: int) -> Scores:
-        """(n,) as `scores` without penalty and constraint, if only these bytes could come, with such log weights."""
-        scores = _tempered(logs.astype(np.float64), self.settings)
-        return scores + self.noise[position][candidates] if self.settings.temperature > 0 else scores
+    def race(self, weights: NDArray[np.float32], position: int) -> tuple[int | None, float]:
+        """As `lead` of `scores` from weights (256,), without penalty, constraint and truncation; None if all are 0.
+
+        log w + g is the largest where w / e^-g is, which takes no logarithms. The weights are those before the
+        temperature, up to a common factor, and 0 where a byte cannot come.
+        """
+        temperature = self.settings.temperature
+        if temperature not in (0, 1):
+            weights = (weights / max(weights.item(weights.argmax()), TINY)) ** (1 / max(temperature, TINY))
+        pace = weights / self.noise.waits(position) if temperature > 0 else weights.copy()
+        best = int(pace.argmax())
+        first = pace.item(best)
+        pace[best] = 0
+        second = pace.item(pace.argmax())
+        if not first:
+            return None, 0.0
+        return best, math.log(first / second) if second else math.inf
 
 
 def lead(scores: Scores) -> tuple[int, float]:
-    """The place of the largest score, and by how much it leads; infinitely where nothing else can win."""
+    """The place of the largest score, and by how much it leads."""
     best = int(scores.argmax())
-    if len(scores) == 1:
-        return best, math.inf
     others = scores.copy()
     others[best] = -np.inf
     return best, scores.item(best) - others.item(others.argmax())

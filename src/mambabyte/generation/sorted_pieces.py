@@ -12,7 +12,7 @@ class Beginning(NamedTuple):
     longer ones at `longer`.
 
     `nexts` are the bytes that may follow in a piece, ascending, and `starts` where the pieces with each begin, counted
-    from the first of the longer ones.
+    from the first of the longer ones. `after` are the beginnings that are longer by each of these bytes.
     """
 
     where: slice
@@ -20,6 +20,7 @@ class Beginning(NamedTuple):
     longer: slice
     nexts: NDArray[np.intp]
     starts: NDArray[np.intp]
+    after: dict[int, "Beginning"]
 
     def ended(self, weights: NDArray[np.float32]) -> float:
         """The weight of the bytes as a piece, from those of all pieces."""
@@ -43,10 +44,12 @@ class SortedPieces:
         for place, piece in enumerate(self.pieces):
             for length in range(len(piece) + 1):
                 places.setdefault(piece[:length], []).append(place)
-        self.beginnings = {data: self._beginning(data, where) for data, where in places.items()}
+        self.beginnings: dict[bytes, Beginning] = {}
+        for data in sorted(places, key=len, reverse=True):
+            self.beginnings[data] = self._beginning(data, places[data])
 
     def _beginning(self, data: bytes, places: list[int]) -> Beginning:
-        """`places` are those of its pieces, neighbours all."""
+        """`places` are those of its pieces, neighbours all. The longer beginnings must be there already."""
         first, end, length = places[0], places[-1] + 1, len(data)
         whole = self.pieces[first] == data
         groups = itertools.groupby(places[whole:], key=lambda place: self.pieces[place][length])
@@ -57,4 +60,5 @@ class SortedPieces:
             slice(first + whole, end),
             np.array(list(starts), dtype=np.intp),
             np.array(list(starts.values()), dtype=np.intp),
+            {byte: self.beginnings[data + bytes((byte,))] for byte in starts},
         )
