@@ -31,7 +31,7 @@ def test_norm(width: int, kind: str, device: str) -> None:
 
 def test_norm_has_the_dtypes_asked_for(device: str) -> None:
     x, weight = torch.randn(2, 3, 8, device=device).bfloat16(), torch.randn(8, device=device)
-    # in units of 2^-24: eight squares and their sum, halved by the root; rsqrt.approx 2.2; two products; then one rounding
+    # in units of 2^-24: eight squares and their sum, halved by the root; rsqrt.approx 2.2; two products; then one more
     arithmetic = (8 / 2 + 2.2 + 2) * 2**-24
     for asked in (torch.float32, torch.float16, torch.bfloat16):
         y, stream = norm(x.requires_grad_(), weight, out_dtype=asked, backend="triton")

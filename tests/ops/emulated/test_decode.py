@@ -18,6 +18,7 @@ CPU = torch.device("cpu")
 # (byte, slot before, slot after): two sequences of one byte around one of six.
 COLUMNS = [(66, 1, 9), (65, 0, 3), (200, 3, 4), (3, 4, 5), (0, 5, 6), (32, 6, 7), (97, 7, 8), (255, 2, 2)]
 
+
 def sequences(*lengths: int) -> list[tuple[int, int, int]]:
     """Columns of sequences of these lengths, each from a slot of its own on; slot 0 is nobody's."""
     columns, slot = [], 0
