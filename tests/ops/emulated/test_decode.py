@@ -199,8 +199,9 @@ def test_the_same_bits_by_thread_blocks_of_any_size(
 def test_the_same_bits_where_sequences_cross_blocks_of_columns(
     sizes: Sizes, blocks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A sequence begins in a block's last column, one crosses several blocks, one ends with the columns."""
-    stack = Stack(sizes, sequences(1, 1, 2, 3, 24, 1, 43, 2, 1, 5))
+    """A sequence begins in a block's last column, one crosses several blocks; no memory follows the last column's."""
+    stack = Stack(sizes, sequences(1, 1, 2, 3, 24, 27, 2, 1, 3))
+    assert len(stack.columns) == wide.GROUP
     monkeypatch.setattr(wide, "BLOCKS", blocks)
     together = few(stack, 8)
     for seed in (0, 1):
