@@ -91,6 +91,17 @@ def test_a_config_of_mamba_ssm_has_no_key_that_it_refuses(model: mb.ByteLM, tmp_
     assert recorded == without
 
 
+@pytest.mark.parametrize("layout", ["hf", "mambabyte"])
+@pytest.mark.parametrize("dtype", [torch.int8, "bfloat16"], ids=str)
+def test_a_record_that_could_not_be_read_is_not_written(
+    model: mb.ByteLM, layout: str, dtype: object, tmp_path: Path
+) -> None:
+    model.trained_dtype = dtype
+    with pytest.raises(ValueError, match=f"trained_dtype must be None or one of float64.*got {dtype}"):
+        save_model(model, tmp_path / "model", layout=layout)
+    assert not (tmp_path / "model" / "config.json").exists()
+
+
 def test_a_record_of_nothing_is_none(folder: Path) -> None:
     edit(folder, trained_dtype=None)
     assert load(folder).trained_dtype is None

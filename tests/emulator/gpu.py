@@ -43,8 +43,10 @@ class Kernel:
     def __init__(self, kernel: emulator.Emulated, options: dict[str, Any]) -> None:
         self._run = functools.partial(kernel, **options)
 
-    def __call__(self, grid: tuple[int, ...], threads: int, *arguments: Any, **options: Any) -> None:
-        launch = functools.partial(self._run, grid, threads, *arguments, **options)
+    def __call__(self, grid: tuple[int, ...], threads: int, *arguments: Any, shared: int = 0, **options: Any) -> None:
+        if shared > SHARED_BYTES:
+            raise ValueError(f"a block has {SHARED_BYTES} bytes of shared memory, not {shared}")
+        launch = functools.partial(self._run, grid, threads, *arguments, shared=shared, **options)
         launch() if Graph.capturing is None else Graph.capturing.launches.append(launch)
 
     def together(self, blocks: int, threads: int, *arguments: Any, **options: Any) -> None:

@@ -67,6 +67,21 @@ __device__ __forceinline__ u64 receive(const u64* place, unsigned tag, bool seco
     while (get(place, a, b), (unsigned)((second ? b : a) >> 32) != tag) look_again();
     return a;
 }
+// Two groups of copies by every thread, of which the last `valid` threads copy zeros, read by their neighbours.
+extern "C" __global__ void copy_by_thread(const float* x, float* y, i64 valid, i64 awaits, i64 meets) {
+    extern __shared__ __align__(16) unsigned char memory[];
+    auto row = (float (*)[64])memory;
+    int i = threadIdx.x;
+    for (int group = 0; group < 2; group++) {
+        copy_later<4>(&row[group][i], x + group * 64 + i, i < valid);  // asked for
+        end_group();
+    }
+    if (awaits) await_groups<0>();
+    else await_groups<1>();
+    if (meets) __syncthreads();
+    for (int group = 0; group < 2; group++) y[group * 64 + i] = row[group][63 - i];  // read
+}
+
 extern "C" __global__ void gather(u64* mail, float* sums, i64 rounds, i64 waits_for_readers) {
     for (unsigned round = 1; round <= rounds; round++) {
         if (threadIdx.x == 0) {

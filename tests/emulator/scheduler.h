@@ -65,7 +65,8 @@ void barrier_init(unsigned long long* barrier, unsigned arrivals);
 void barrier_arrive(unsigned long long* barrier, unsigned bytes);
 void barrier_wait(unsigned long long* barrier, unsigned parity);
 void bulk_copy(void* shared, const void* global, unsigned bytes, unsigned long long* barrier);
-// Of the thread itself: of the copies since the last commit, all arrive when at most `open` later commits are awaited.
+// Of the thread itself: of the copies since the last commit, all have arrived when at most `open` later commits are
+// awaited; with a seed some arrive at once.
 void async_copy(void* shared, const void* global, unsigned bytes, unsigned valid);
 void async_commit();
 void async_wait(unsigned open);

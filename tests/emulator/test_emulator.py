@@ -124,6 +124,34 @@ def gather(waits_for_readers: int, **options: int) -> Tensor:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+def test_copies_of_a_thread(seed: int) -> None:
+    x, y = torch.randn(2, 64), torch.zeros(2, 64)
+    kernel("copy_by_thread")((1,), 64, x, y, 40, 1, 1, shared=512, seed=seed, races=True)
+    assert torch.equal(y, (x * (torch.arange(64) < 40)).flip(1))
+
+
+def test_a_group_that_is_not_awaited_has_not_arrived() -> None:
+    x, y = torch.randn(2, 64), torch.zeros(2, 64)
+    kernel("copy_by_thread")((1,), 64, x, y, 64, 0, 1, shared=512)
+    assert torch.equal(y[0], x[0].flip(0))
+    assert y[1].isnan().all()
+
+
+@pytest.mark.parametrize("seed", SEEDS[1:])
+def test_a_group_that_is_not_awaited_may_have_arrived(seed: int) -> None:
+    """Copies to a place that is still read, as of a ring with too few, are seen."""
+    x, y = torch.randn(2, 64), torch.zeros(2, 64)
+    kernel("copy_by_thread")((1,), 64, x, y, 64, 0, 1, shared=512, seed=seed)
+    assert 0 < y[1].isnan().sum() < 64
+
+
+def test_what_a_thread_awaits_has_arrived_for_no_other() -> None:
+    with pytest.raises(EmulationError, match=r"race: byte 128 of the dynamic shared memory") as raised:
+        kernel("copy_by_thread")((1,), 64, torch.randn(2, 64), torch.zeros(2, 64), 64, 1, 0, shared=512, races=True)
+    assert f"kernels.cu:{line_of('[63 - i];  // read')}" in str(raised.value)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_blocks_send_each_other_mail(seed: int) -> None:
     sums = gather(1, seed=seed, races=True)
     assert torch.equal(sums, (torch.arange(1, 5) * 50.0 + 10)[:, None].expand_as(sums))

@@ -49,6 +49,17 @@ def test_one_read_of_many_bytes_is_as_many_reads(model: ByteLM, length: int) -> 
         assert torch.equal(a, b), name
 
 
+@pytest.mark.parametrize(("states", "shared"), [(200, gpu.SHARED_BYTES), (4, 99 << 10)], ids=["states", "small GPU"])
+def test_many_bytes_are_read_where_the_kernels_for_many_do_not_fit(
+    states: int, shared: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "SHARED_BYTES", shared)
+    model = ByteLM(ByteLMConfig(d_model=8, layers={"mamba": MambaConfig(d_state=states)}, pattern=("mamba",))).eval()
+    engine = CudaEngine(model, dtype=torch.bfloat16)
+    row, twin = (engine.join(model.init_state()) for _ in range(2))
+    assert np.array_equal(engine.read([row], [TEXT[:20]])[0], bytewise(engine, TEXT[:20], twin))
+
+
 def test_rows_are_as_if_alone(model: ByteLM) -> None:
     engine, alone = CudaEngine(model), CudaEngine(model)
     rows = [engine.join(model.init_state()) for _ in range(cuda_step.FIRST_SLOTS + 8)]

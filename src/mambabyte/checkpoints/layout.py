@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from mambabyte.checkpoints import bounds
 from mambabyte.checkpoints.files import Writer
 from mambabyte.checkpoints.weights import Weights
 from mambabyte.layers import LayerConfig, MambaConfig
@@ -59,8 +60,15 @@ class Layout(Protocol):
 
 
 def record(trained: torch.dtype | None) -> dict[str, str]:
-    """What config.json says of `ByteLM.trained_dtype`: nothing where it is not known."""
-    return {} if trained is None else {TRAINED: str(trained).removeprefix("torch.")}
+    """What config.json says of `ByteLM.trained_dtype`: nothing where it is not known.
+
+    Raises ValueError for a dtype that reading the folder would refuse.
+    """
+    if trained is None:
+        return {}
+    if trained not in bounds.DTYPES.values():
+        raise ValueError(f"{TRAINED} must be None or one of {', '.join(bounds.DTYPES)} of torch's, got {trained}")
+    return {TRAINED: str(trained).removeprefix("torch.")}
 
 
 _FIXED = {"embedding.weight": "backbone.{embedding}.weight", "head.weight": "lm_head.weight"}

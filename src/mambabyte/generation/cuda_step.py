@@ -106,13 +106,13 @@ class CudaEngine:
 
     def _run(self, columns: Columns) -> Logits:
         count, most = len(columns.ids), self._few[-1].columns
+        many = self._many_for(min(count, MOST_WIDE)) if count > PIECES * most else None
         runs: _Few | _Many
-        if count <= PIECES * most:
+        if many is not None and many.fits:
+            runs, step = many, MOST_WIDE
+        else:
             runs = next((few for few in self._few if few.columns >= count), self._few[-1])
             step = runs.columns
-        else:
-            step = MOST_WIDE
-            runs = self._many_for(min(count, step))
         states = self._weights, self._ssm, self._conv
         if count <= step:
             return runs.run(columns, *states)
@@ -182,6 +182,8 @@ class _Many:
     def __init__(self, sizes: Sizes, columns: int, outputs: int, device: torch.device) -> None:
         warpgroups = nvrtc.architecture(device) == nvrtc.WARPGROUPS
         self._wide = Wide(sizes, columns, outputs, device, warpgroups=warpgroups)
+        _, shared = nvrtc.hardware(device)
+        self.fits = max(self._wide.shared.values()) <= shared  # not with hundreds of states, or on a small GPU
         self._batch = torch.zeros(self._wide.batch.shape, dtype=torch.int32, pin_memory=True)
         self._filled = self._batch.numpy().reshape(3, -1)  # id, begin and after of each column
         self._logits = torch.zeros(columns, outputs, pin_memory=True)

@@ -13,10 +13,22 @@ from mambabyte.ops.decode.sizes import BLOCK_BYTES, Sizes
 from tests import emulator
 from tests.emulator import gpu
 
-SLOTS, SHARED_LIMIT = 12, 227 * 1024
+SHARED_LIMIT = 227 * 1024
 CPU = torch.device("cpu")
 # (byte, slot before, slot after): two sequences of one byte around one of six.
 COLUMNS = [(66, 1, 9), (65, 0, 3), (200, 3, 4), (3, 4, 5), (0, 5, 6), (32, 6, 7), (97, 7, 8), (255, 2, 2)]
+
+
+def sequences(*lengths: int) -> list[tuple[int, int, int]]:
+    """Columns of sequences of these lengths, each from a slot of its own on; slot 0 is nobody's."""
+    columns, slot = [], 0
+    for length in lengths:
+        slot += 1
+        for _ in range(length):
+            columns.append((slot * 37 % 256, slot, slot + 1))
+            slot += 1
+    return columns
+
 
 # Sizes that fill neither tiles nor slices, and rings of weights that wrap.
 SIZES = Sizes(
@@ -24,16 +36,22 @@ SIZES = Sizes(
 )
 
 
-class Stack:
-    """Random layers of these sizes, as tensors and as the kernels read them, and random states in SLOTS slots."""
+# Sizes whose channels, states and selected values lie in whole quads, and sizes where none do.
+QUADS = dataclasses.replace(SIZES, D=12, E=36, N=8, R=8, W=4, V=256, layers=1, dtype=torch.bfloat16)
+ODD = dataclasses.replace(SIZES, D=7, E=37, N=3, R=7, W=3, V=256, layers=1, layer_norm=False)
 
-    def __init__(self, sizes: Sizes) -> None:
+
+class Stack:
+    """Random layers of these sizes, as tensors and as the kernels read them, random states in slots, and columns."""
+
+    def __init__(self, sizes: Sizes, columns: list[tuple[int, int, int]] = COLUMNS) -> None:
         g = torch.Generator().manual_seed(0)
 
         def normal(*shape: int, scale: float = 1.0) -> Tensor:
             return torch.randn(*shape, generator=g) * scale
 
-        s = self.sizes = sizes
+        s, self.columns = sizes, columns
+        self.sizes, slots = sizes, 1 + max(max(before, after) for _, before, after in columns)
         bias = (lambda: normal(s.D, scale=0.1)) if s.norm_bias else lambda: None
         self.layers = [
             LayerWeights(
@@ -54,13 +72,13 @@ class Stack:
         self.norm, self.norm_bias = 1 + normal(s.D, scale=0.1), bias()
         self.embedding, self.head = normal(s.V, s.D).to(s.dtype).float(), normal(s.V, s.D, scale=s.D**-0.5).to(s.dtype)
         self.packed = pack(s, self.layers, self.norm, self.norm_bias, self.embedding, self.head)
-        self.ssm = torch.zeros(SLOTS, s.layers, s.E, s.N_pitch)
-        self.ssm[..., : s.N] = normal(SLOTS, s.layers, s.E, s.N)
-        self.conv = normal(SLOTS, s.layers, s.E, s.W - 1).to(s.dtype).float()
+        self.ssm = torch.zeros(slots, s.layers, s.E, s.N_pitch)
+        self.ssm[..., : s.N] = normal(slots, s.layers, s.E, s.N)
+        self.conv = normal(slots, s.layers, s.E, s.W - 1).to(s.dtype).float()
 
     def fresh(self) -> "Results":
         """The states before a read, and logits that nobody has written."""
-        logits = torch.full((len(COLUMNS), self.sizes.V), torch.nan)
+        logits = torch.full((len(self.columns), self.sizes.V), torch.nan)
         return Results(logits=logits, ssm=self.ssm.clone(), conv=self.conv.clone())
 
 
@@ -83,7 +101,7 @@ def exact(stack: Stack) -> Results:
     ssm, conv = results.ssm.double(), results.conv.double()
     options = {"eps": s.eps, "kind": "layer" if s.layer_norm else "rms", "backend": "reference"}
     results.logits = results.logits.double()
-    for column, (byte, before, after) in enumerate(COLUMNS):
+    for column, (byte, before, after) in enumerate(stack.columns):
         stream = stack.embedding[byte].double()[None]
         for i, layer in enumerate(stack.layers):
             w = {name: t if t is None else t.double() for name, t in vars(layer).items()}
@@ -112,10 +130,10 @@ def few(stack: Stack, capacity: int, *, seed: int = 0, blocks: int = 10) -> Resu
     assert cut.stages == 2
     kernel = emulator.get(persistent.SOURCES, persistent.KERNEL, **cut.defines)
     mail = persistent.Mail(s, capacity, CPU)
-    for start in range(0, len(COLUMNS), capacity):
+    for start in range(0, len(stack.columns), capacity):
         logits = results.logits[start : start + capacity]
         model = persistent.model(stack.packed, mail, results.ssm, results.conv, logits, s.layers)
-        batch = persistent.batch(*zip(*COLUMNS[start : start + capacity], strict=True), capacity=capacity)
+        batch = persistent.batch(*zip(*stack.columns[start : start + capacity], strict=True), capacity=capacity)
         memory = [v for owner in (stack.packed, mail, results) for v in vars(owner).values() if isinstance(v, Tensor)]
         arguments = (model, batch, mail.next_tag())
         options = {"shared": cut.shared, "seed": seed, "races": True, "memory": memory}
@@ -126,8 +144,8 @@ def few(stack: Stack, capacity: int, *, seed: int = 0, blocks: int = 10) -> Resu
 def many(stack: Stack, *, seed: int = 0, warpgroups: bool = False) -> Results:
     """By the kernels for many columns."""
     results, s = stack.fresh(), stack.sizes
-    plan = wide.Wide(s, len(COLUMNS), s.V, CPU, warpgroups=warpgroups)
-    ids, before, after = zip(*COLUMNS, strict=True)
+    plan = wide.Wide(s, len(stack.columns), s.V, CPU, warpgroups=warpgroups)
+    ids, before, after = zip(*stack.columns, strict=True)
     batch = [*ids, *wide.begins(before, after), *after]
     plan.batch.copy_(torch.tensor(batch, dtype=torch.int32))
     plan.logits.fill_(torch.nan)
@@ -174,6 +192,20 @@ def test_the_same_bits_by_thread_blocks_of_any_size(
         plan = wide.Wide(SIZES, len(COLUMNS), SIZES.V, CPU, warpgroups=warpgroups)
         assert plan.defines["IN_TILES"] == min(tiles, most)
         assert many(stack, warpgroups=warpgroups) == alone
+
+
+@pytest.mark.parametrize("sizes", [QUADS, ODD], ids=["quads", "odd"])
+@pytest.mark.parametrize("blocks", [1, 128])
+def test_the_same_bits_where_sequences_cross_blocks_of_columns(
+    sizes: Sizes, blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sequence begins in a block's last column, one crosses several blocks; no memory follows the last column's."""
+    stack = Stack(sizes, sequences(1, 1, 2, 3, 24, 27, 2, 1, 3))
+    assert len(stack.columns) == wide.GROUP
+    monkeypatch.setattr(wide, "BLOCKS", blocks)
+    together = few(stack, 8)
+    for seed in (0, 1):
+        assert many(stack, seed=seed) == together
 
 
 def test_tags_begin_anew_before_they_wrap_around() -> None:

@@ -1,6 +1,7 @@
 """Many columns: the launches of wide.cu and walks.cu, six a layer, to be captured in a graph."""
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -50,6 +51,7 @@ class Wide:
         self.sizes, self.columns = sizes, columns
         self._stages = WARPGROUP_STAGES if warpgroups else STAGES
         tiles = {"IN": 2 * sizes.E_tiles, "OUT": sizes.D_tiles, "HEAD": sizes.V_tiles}
+        self._conv_channels = 4 if sizes.E % 4 == 0 else 1  # of a thread
         self.conv_columns = 2 if columns > BLOCKS else 1
         # as few blocks as run at once
         self.scan_blocks = 4 if sizes.N_pitch <= 32 else 2
@@ -66,12 +68,27 @@ class Wide:
         self.logits = torch.zeros(columns, outputs, device=device)
         self.batch = torch.zeros(3 * columns, dtype=torch.int32, device=device)
 
+    @cached_property
+    def shared(self) -> dict[str, int]:
+        """Bytes of shared memory of a block, of the kernels that take any."""
+        s = self.sizes
+        quads = s.R_pitch // PARTS // 4 | 1  # of a part of dt's inputs, see DT_PITCH
+        selected, states = self.scan_columns * (PARTS * quads * 4 + 2 * s.N_pitch) * 4, 2 * WALK_THREADS * s.N_pitch * 4
+        shares = {kind: self.defines[f"{kind.upper()}_TILES"] for kind in ("in", "out", "head")}
+        return {
+            "convolve_columns": WALK_THREADS * self._conv_channels * (s.W - 1) * 4,
+            "select_columns": s.E_pitch // SLICE * SELECT_COLUMNS * TILE * 4,
+            "scan_columns": selected + states,
+        } | {
+            f"{kind}_product": self._stages[share] * (share * BLOCK_BYTES + GROUP * SLICE * 2) + 128
+            for kind, share in shares.items()
+        }
+
     def launches(self, weights: Weights, ssm: Tensor, conv: Tensor) -> Iterator[Launch]:
         """In order; ssm (slots, layers, E, N_pitch) and conv (slots, layers, E, W - 1) float32 are updated."""
         s, count = self.sizes, self.columns
         ids, begin, after = self.batch.view(3, count)
         logits = (self.logits, self.logits.shape[1])
-        select_shared = s.E_pitch // SLICE * SELECT_COLUMNS * TILE * 4
 
         for layer in range(s.layers):
             channels, here = weights.channels[layer], ids if layer == 0 else None
@@ -80,7 +97,7 @@ class Wide:
             yield self._convolve(self.xz, channels, conv[:, layer], conv.stride(0), begin, after, self.u)
             select = (self.u, weights.select[layer], self.selected, count)
             grid = (s.select_tiles, -(-count // SELECT_COLUMNS))
-            yield Launch("select_columns", grid, 32 * SELECT_WARPS, select, select_shared)
+            yield Launch("select_columns", grid, 32 * SELECT_WARPS, select, self.shared["select_columns"])
             scan = (self.xz, self.u, self.selected, channels, ssm[:, layer], ssm.stride(0), begin, after, self.y)
             yield self._scan(*scan)
             out = (self.y, weights.out[layer], self.stream, weights.embedding, here)
@@ -94,24 +111,19 @@ class Wide:
         return Launch("normalise_columns", (-(-self.columns // 2),), 64, arguments)
 
     def _convolve(self, *arguments: Tensor | int) -> Launch:
-        s, channels = self.sizes, 4 if self.sizes.E % 4 == 0 else 1
-        grid = (-(-s.E // (channels * WALK_THREADS)), -(-self.columns // self.conv_columns))
-        shared = WALK_THREADS * channels * (s.W - 1) * 4
+        channels = self._conv_channels * WALK_THREADS
+        grid = (-(-self.sizes.E // channels), -(-self.columns // self.conv_columns))
+        shared = self.shared["convolve_columns"]
         return Launch("convolve_columns", grid, WALK_THREADS, (*arguments, self.columns), shared)
 
     def _scan(self, *arguments: Tensor | int) -> Launch:
-        s = self.sizes
-        grid = (-(-s.E * PARTS // WALK_THREADS), -(-self.columns // self.scan_columns))
-        quads = s.R_pitch // PARTS // 4 | 1  # of a part of dt's inputs, see DT_PITCH
-        shared = self.scan_columns * (PARTS * quads * 4 + 2 * s.N_pitch) * 4
-        shared += 2 * WALK_THREADS * s.N_pitch * 4
-        return Launch("scan_columns", grid, WALK_THREADS, (*arguments, self.columns), shared)
+        grid = (-(-self.sizes.E * PARTS // WALK_THREADS), -(-self.columns // self.scan_columns))
+        return Launch("scan_columns", grid, WALK_THREADS, (*arguments, self.columns), self.shared["scan_columns"])
 
     def _product(self, name: str, kind: str, tiles: int, *arguments: Tensor | int | None) -> Launch:
         share = self.defines[f"{kind}_TILES"]
-        shared = self._stages[share] * (share * BLOCK_BYTES + GROUP * SLICE * 2) + 128
         grid = (-(-tiles // share), -(-self.columns // GROUP))
-        return Launch(name, grid, 32 * WARPS + 32, (*arguments, self.columns), shared)
+        return Launch(name, grid, 32 * WARPS + 32, (*arguments, self.columns), self.shared[name])
 
     def _share(self, tiles: int) -> int:
         """Tiles of a block: as many as leave a block for each multiprocessor, or about so."""
