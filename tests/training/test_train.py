@@ -246,6 +246,8 @@ def test_the_record_is_of_the_last_steps(tmp_path: Path) -> None:
         return mb.load(result.out).trained_dtype
 
     assert trained(steps=2, precision="float32") == torch.float32
+    done = train(config(tmp_path, steps=2, precision="bfloat16"))  # no step is left to be made in it
+    assert done.model.trained_dtype == torch.float32
     assert trained(steps=4, precision="bfloat16") == torch.bfloat16
     assert trained(steps=6, precision="bfloat16") == torch.bfloat16
     assert trained(steps=8, precision="float32") == torch.float32

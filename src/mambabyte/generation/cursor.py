@@ -61,7 +61,7 @@ class Cursor(NamedTuple):
         return int(self.scores(logits).argmax())
 
     def draw(self, weights: NDArray[np.float32]) -> tuple[int | None, float]:
-        """The byte that wins if the next one has such weights (256,), up to a common factor, and by how much it does.
+        """The byte that wins if the next one has such weights (256,), up to a common factor, and by how much it leads.
 
         None where all weights are 0, or where a constraint makes a byte of weight 0 win.
         """

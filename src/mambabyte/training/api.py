@@ -244,8 +244,7 @@ def _go_on(plan: _Plan, earlier: Path) -> tuple[Learner, Meter, Position]:
 
 def _learner(plan: _Plan, model: ByteLM) -> Learner:
     model.to(plan.device).train()
-    dtype, _ = precision.choose_dtype(plan.config.precision, plan.device)
-    model.compute_dtype = model.trained_dtype = dtype
+    model.compute_dtype, _ = precision.choose_dtype(plan.config.precision, plan.device)
     optimiser = adamw.build(
         model,
         learning_rate=plan.chosen.learning_rate,

@@ -57,6 +57,7 @@ class Learner:
         adamw.set_learning_rate(self.optimiser, learning_rate)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
+        self.model.trained_dtype = self.model.compute_dtype
         self.state = _join(states)
         return Step(torch.stack(nats).sum(), norm, int(batch.bytes.sum()))
 
